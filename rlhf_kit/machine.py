@@ -1,0 +1,112 @@
+"""What follows from a profile and this machine: device, number formats, threads, backend, each with its reason."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlhf_kit.errors import KitError
+
+if TYPE_CHECKING:
+    from rlhf_kit.profiles import Profile
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What follows from the profile and this machine; `reasons` says why, field by field."""
+
+    device: str
+    dtype: str
+    autocast_bf16: bool
+    threads: int
+    backend: str
+    reasons: dict[str, str]
+
+
+def usable_cores() -> int:
+    """Physical cores that this process may use: affinity and a container's CPU quota count."""
+    import psutil
+
+    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = min(cores, len(os.sched_getaffinity(0)))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]
+        if quota != "max":
+            cores = min(cores, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass
+    return max(1, cores)
+
+
+def _threads() -> tuple[int, str]:
+    given = os.environ.get("RLHF_KIT_THREADS")
+    if given:
+        if not given.isdigit() or int(given) < 1:
+            raise KitError(f"RLHF_KIT_THREADS is {given!r}; it must be a whole number of 1 or more")
+        return int(given), "RLHF_KIT_THREADS says so"
+    cores = usable_cores()
+    return min(cores, 8), f"{cores} physical core(s) are usable here; more than 8 threads do not help models this small"
+
+
+def cpu_bf16() -> tuple[bool, str]:
+    """Whether the CPU multiplies bf16 in hardware (without that, bf16 autocast is slower than float32)."""
+    import torch
+
+    for name, label in (("_is_amx_tile_supported", "AMX"), ("_is_avx512_bf16_supported", "AVX512-BF16")):
+        check = getattr(torch.cpu, name, None)
+        if check is not None and check():
+            return True, f"the CPU has {label}"
+    return False, "the CPU has neither AMX nor AVX512-BF16, so bf16 would be slower than float32"
+
+
+def has_vllm() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("vllm") is not None
+
+
+def resolve(profile: Profile) -> Machine:
+    """Device, number formats, threads and sampling backend for this profile on this machine, with reasons.
+
+    KitError when the profile requires a GPU and there is none, or asks for vLLM where it is not installed.
+    """
+    import torch
+
+    reasons: dict[str, str] = {}
+    threads, reasons["threads"] = _threads()
+    if torch.cuda.is_available():
+        device, reasons["device"] = "cuda", f"found {torch.cuda.get_device_name(0)}"
+    elif profile.requires_gpu:
+        raise KitError(f"profile {profile.name} needs a CUDA GPU and this machine has none that PyTorch can use; "
+                       f"take the laptop profile, or see `make doctor`")
+    elif torch.backends.mps.is_available():
+        device, reasons["device"] = "mps", "an Apple GPU and no CUDA"
+    else:
+        device, reasons["device"] = "cpu", "no GPU that PyTorch can use"
+    if device == "cuda":
+        capable = torch.cuda.get_device_capability(0)[0] >= 8
+        large = profile.requires_gpu
+        dtype = ("bfloat16" if capable else "float16") if large else "float32"
+        autocast = capable
+        reasons["dtype"] = "half-precision weights, as the profile's models are large" if large else "small models keep float32 weights"
+        reasons["autocast_bf16"] = "the GPU computes bf16" if capable else "the GPU is older than Ampere and has no bf16"
+    elif device == "mps":
+        dtype, autocast = "float32", False
+        reasons["dtype"] = reasons["autocast_bf16"] = "float32 is the safe choice on Apple GPUs"
+    else:
+        dtype, reasons["dtype"] = "float32", "weights stay in float32 on a CPU"
+        autocast, reasons["autocast_bf16"] = cpu_bf16()
+    backend, wanted = "transformers", profile.sampling.backend
+    if wanted == "vllm" and not has_vllm():
+        raise KitError("sampling.backend is vllm, but vLLM is not installed; install requirements-gpu.txt or set it to auto")
+    if wanted == "vllm" or (wanted == "auto" and device == "cuda" and profile.requires_gpu and has_vllm()):
+        backend = "vllm"
+        reasons["backend"] = "the profile asks for vLLM" if wanted == "vllm" else "vLLM is installed and the models are large"
+    elif wanted == "transformers":
+        reasons["backend"] = "the profile asks for it"
+    else:
+        reasons["backend"] = "models this small sample fast enough with transformers" if not profile.requires_gpu else "vLLM is not installed"
+    return Machine(device, dtype, autocast, threads, backend, reasons)
