@@ -1,0 +1,45 @@
+# Every target makes the virtual environment first (once); `make help` lists them.
+PYTHON ?= python3
+PROFILE ?= laptop
+SEED ?= 0
+SEEDS ?= 0-7
+JOBS ?= 1
+EXPERIMENT ?= online-vs-offline
+ARGS ?=
+PY := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help env tutorial test lint lab doctor sweep bench notebooks clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+env:  ## make .venv with the pinned dependencies (other targets do it for you)
+	@$(PYTHON) scripts/setup_env.py
+
+tutorial: env  ## run the whole course headlessly: notebooks, claims and a browsable site under runs/
+	@$(PY) -m rlhf_kit run --profile $(PROFILE) --seed $(SEED) $(ARGS)
+
+test: env  ## unit tests, and every notebook at the smoke profile
+	@$(PY) -m pytest tests $(ARGS)
+
+lint: env  ## ruff
+	@$(PY) -m ruff check .
+
+lab: env  ## open JupyterLab on the notebooks
+	@$(PY) -m jupyterlab --notebook-dir=. notebooks $(ARGS)
+
+doctor: env  ## what this machine can do, which profile fits, what is missing
+	@$(PY) -m rlhf_kit doctor $(ARGS)
+
+sweep: env  ## one experiment over many seeds: make sweep EXPERIMENT=online-vs-offline SEEDS=0-7
+	@$(PY) -m rlhf_kit sweep --experiment $(EXPERIMENT) --profile $(PROFILE) --seeds $(SEEDS) --jobs $(JOBS) $(ARGS)
+
+bench: env  ## how fast this machine trains and samples the course's models
+	@$(PY) -m rlhf_kit doctor --bench --profile $(PROFILE) $(ARGS)
+
+notebooks: env  ## re-execute the notebooks at laptop and store their cleaned outputs in notebooks/
+	@$(PY) -m rlhf_kit run --profile laptop --store-outputs $(ARGS)
+
+clean:  ## remove runs/ (the virtual environment stays)
+	@rm -rf runs
