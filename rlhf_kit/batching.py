@@ -20,7 +20,7 @@ def pad(sequences: Sequence[Sequence[int]], pad_id: int, side: str, device="cpu"
 
 
 def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Row indices in batches of like length (little padding), the longest first (too little memory shows at once)."""
+    """Row indices in batches of like length, the longest first (lack of memory shows at once)."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     for start in range(0, len(order), batch_size):
         yield order[start:start + batch_size]

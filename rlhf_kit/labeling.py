@@ -40,8 +40,8 @@ def select_pairs(
           carry "prompt", otherwise `prompts` is a list of prompt rows {"prompt_id", "prompt"}.
     rewards: numbers nested as the responses are; for flat rows a flat sequence aligned with them, or score
         rows {"prompt_id", "sample", "reward"} in any order.
-    rule: "max_min" best against worst; "max_random" best against another one at random; "max_max" best against
-        second best; "random" two at random. All by penalised reward, all ordered by penalised reward.
+    rule: "max_min" best against worst; "max_random" best against another one at random; "max_max" best
+        against second best; "random" two at random. All by penalised reward, all ordered by penalised reward.
     length_penalty: lambda of eq. 9, reward lost per unit of `length_unit` ("chars", "words" or "tokens").
     min_margin: pairs whose penalised rewards differ by less are dropped; exact ties always are.
     drop_truncated: drop a pair whose chosen response hit the token limit (training on it would teach the

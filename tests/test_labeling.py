@@ -25,11 +25,12 @@ def test_max_min_takes_best_and_worst_of_plain_lists():
     pairs = select_pairs([["a", "bb", "ccc"], ["d", "e"]], [[1, 3, 2], [0.5, -1]])
     assert [(p["chosen"], p["rejected"]) for p in pairs] == [("bb", "a"), ("d", "e")]
     assert pairs[0]["chosen_reward"] == 3 and pairs[0]["rejected_reward"] == 1
-    assert pairs[0]["chosen_length"] == 2 and pairs[0]["rejected_length"] == 1 and pairs[0]["rule"] == "max_min"
+    assert pairs[0]["chosen_length"] == 2 and pairs[0]["rejected_length"] == 1
+    assert pairs[0]["rule"] == "max_min"
 
 
 def test_the_penalty_decides_the_order_and_not_only_the_choice():
-    # Raw 5.0 at 900 characters against 4.6 at 300: penalised 4.1 against 4.3, so the short answer is chosen (eq. 9).
+    # Raw 5.0 at 900 characters against 4.6 at 300: penalised 4.1 against 4.3, the short one wins (eq. 9).
     pair, _ = one([5.0, 4.6], [LONG, SHORT], length_penalty=0.001)
     assert pair["chosen"] == SHORT and pair["rejected"] == LONG
     assert pair["chosen_reward"] == 4.6 and pair["rejected_reward"] == 5.0
@@ -38,7 +39,7 @@ def test_the_penalty_decides_the_order_and_not_only_the_choice():
 
 
 def test_the_penalty_counts_the_unit_it_is_told():
-    texts = ["one two three four", "abcdefghijklmnopqrstuvwxyz"]  # 4 words, 18 characters; 1 word, 26 characters
+    texts = ["one two three four", "abcdefghijklmnopqrstuvwxyz"]  # 4 words and 18 characters, 1 and 26
     assert one([1.0, 1.0], texts, length_penalty=0.1, length_unit="words")[0]["chosen"] == texts[1]
     assert one([1.0, 1.0], texts, length_penalty=0.1, length_unit="chars")[0]["chosen"] == texts[0]
     rows = [{"prompt_id": "p", "prompt": [], "texts": texts, "token_ids": [[1, 2], [1, 2, 3]]}]
@@ -89,10 +90,10 @@ def test_flat_rows_join_scores_by_prompt_and_sample():
     prompt = [{"role": "user", "content": "q"}]
     rows = [{"prompt_id": p, "sample": s, "text": f"{p}{s}", "finish_reason": "stop", "token_ids": [1]}
             for p in "xy" for s in range(3)]
-    scores = [{"prompt_id": r["prompt_id"], "sample": r["sample"], "scorer": "bt", "reward": np.float32(r["sample"])}
-              for r in rows][::-1]
+    scores = [{"prompt_id": r["prompt_id"], "sample": r["sample"], "reward": np.float32(r["sample"])}
+              for r in reversed(rows)]
     pairs = select_pairs(rows, scores, prompts=[{"prompt_id": p, "prompt": prompt} for p in "yx"])
-    assert [(p["prompt_id"], p["chosen"], p["rejected"]) for p in pairs] == [("x", "x2", "x0"), ("y", "y2", "y0")]
+    assert [(p["chosen"], p["rejected"]) for p in pairs] == [("x2", "x0"), ("y2", "y0")]
     assert pairs[0]["prompt"] == prompt
     datasets = pytest.importorskip("datasets")
     again = select_pairs(datasets.Dataset.from_list(rows), datasets.Dataset.from_list(scores))
@@ -128,12 +129,12 @@ CANDIDATES = st.lists(st.tuples(st.text("ab ", max_size=6), st.floats(-50, 50, w
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(CANDIDATES, min_size=1, max_size=5), st.sampled_from(RULES), st.sampled_from([0.0, 0.01, 1.0]),
-       st.sampled_from([0.0, 0.5]), st.randoms(use_true_random=False))
+@given(st.lists(CANDIDATES, min_size=1, max_size=5), st.sampled_from(RULES),
+       st.sampled_from([0.0, 0.01, 1.0]), st.sampled_from([0.0, 0.5]), st.randoms(use_true_random=False))
 def test_properties_of_every_rule(groups, rule, penalty, min_margin, shuffler):
     def select(groups):
-        return select_pairs_with_ledger([[t for t, _ in g] for g in groups], [[r for _, r in g] for g in groups],
-                                        rule, length_penalty=penalty, min_margin=min_margin)
+        texts, rewards = ([[c[k] for c in g] for g in groups] for k in (0, 1))
+        return select_pairs_with_ledger(texts, rewards, rule, length_penalty=penalty, min_margin=min_margin)
 
     pairs, ledger = select(groups)
     assert ledger.rows_in == len(groups) == len(pairs) + sum(ledger.dropped.values())
