@@ -173,9 +173,9 @@ class Run:
     ) -> Stage:
         """The stage made from these inputs, parameters and code: found if made earlier, else built now.
 
-        `build(folder)` writes its files into `folder` and returns None, a Ledger, a list of Ledgers, or a dict of
-        facts for the manifest (a `ledger` entry in it is checked too). After a kill the same folder is handed to
-        `build` again, so it may resume from what it left there. KitError when a ledger does not balance.
+        `build(folder)` writes its files into `folder` and returns None, a Ledger, a list of Ledgers, or a dict
+        of facts for the manifest (a `ledger` entry in it is checked too). After a kill the same folder is handed
+        to `build` again, so it may resume from what it left there. KitError when a ledger does not balance.
         """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise KitError(f"stage name {name!r} may hold only letters, digits, '.', '_' and '-'")
@@ -204,7 +204,8 @@ class Run:
                 "stage": name, "key": key, "inputs": input_keys, "params": plain_params, "code": code_key,
                 "ledger": [x.to_dict() for x in ledgers], "facts": facts, "seconds": seconds,
                 "started": started.isoformat(timespec="seconds"), "resumed": resumed,
-                "peak_memory_mb": peak_memory_mb(), "notebook": os.environ.get("RLHF_KIT_NOTEBOOK"), **environment(),
+                "peak_memory_mb": peak_memory_mb(), "notebook": os.environ.get("RLHF_KIT_NOTEBOOK"),
+                **environment(),
             }
             write_json(partial / "manifest.json", manifest)
             write_text(partial / "_SUCCESS", key + "\n")
@@ -220,7 +221,7 @@ class Run:
 
 
 def open_run(name: str, root: str | Path | None = None, quiet: bool = False) -> Run:
-    """Opens (makes) `runs/<name>`. The root is `root`, else $RLHF_KIT_RUNS, else the project's `runs` folder."""
+    """Opens (makes) `runs/<name>` under `root`, else under $RLHF_KIT_RUNS, else under the project's `runs`."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise KitError(f"run name {name!r} may hold only letters, digits, '.', '_' and '-'")
     folder = Path(root or os.environ.get("RLHF_KIT_RUNS") or PROJECT / "runs").resolve() / name
@@ -231,7 +232,7 @@ def open_run(name: str, root: str | Path | None = None, quiet: bool = False) -> 
     return Run(name, folder, quiet)
 
 
-# ---------------------------------------------------------------- records: claims, metrics, finished notebooks
+# ---------------------------------------------------------------- records of claims, metrics, notebooks
 
 def as_run(course_or_run: Any) -> Run:
     """The Run of a course, or the Run itself."""
@@ -239,7 +240,7 @@ def as_run(course_or_run: Any) -> Run:
 
 
 def record(run: Any, kind: str, name: str, value: Any) -> Path:
-    """Writes `runs/<run>/records/<kind>/<name>.json` = {name, value, notebook}; a later record replaces an earlier one."""
+    """Writes `runs/<run>/records/<kind>/<name>.json` = {name, value, notebook}, replacing an earlier record."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise KitError(f"record name {name!r} may hold only letters, digits, '.', '_' and '-'")
     path = as_run(run).path / "records" / kind / f"{name}.json"
@@ -253,7 +254,7 @@ def records(run: Any, kind: str) -> dict[str, dict]:
 
 
 def finish(run: Any, notebook: str) -> Path:
-    """What a notebook's last cell calls: the record without which the runner does not believe that it finished."""
+    """What a notebook's last cell calls: without this record the runner does not believe that it finished."""
     peak = peak_memory_mb()
     path = record(run, "finished", notebook, {"time": round(time.time(), 2), "peak_memory_mb": peak})
     as_run(run)._say(f"{notebook}: finished")

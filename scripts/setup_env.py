@@ -87,7 +87,7 @@ def stamp_text(python, gpu):
 
 
 def pip(venv_python, *arguments):
-    command = [venv_python, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off", "-q"]
+    command = [venv_python, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off", "-qq"]
     return subprocess.call(command + list(arguments), cwd=ROOT) == 0
 
 

@@ -1,0 +1,114 @@
+"""The command line: `python -m rlhf_kit run|sweep|report|doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlhf_kit.errors import KitError
+
+
+def _pairs(texts: list[str], option: str) -> dict[str, str]:
+    """["a=1"] -> {"a": "1"}; KitError for a text without `=`."""
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise KitError(f"{option} {text!r} must look like name=value")
+        pairs[name.strip()] = value
+    return pairs
+
+
+def _values(texts: list[str]) -> dict[str, Any]:
+    values = {}
+    for key, text in _pairs(texts, "--set").items():
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            values[key] = text
+    return values
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m rlhf_kit", description="Online RLHF as a course of notebooks.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="run|sweep|report|doctor")
+
+    run = commands.add_parser("run", help="execute the notebooks of the course headlessly")
+    run.add_argument("--profile", default="laptop", help="a profile's name or a YAML file (default: laptop)")
+    run.add_argument("--run", help="name of the run under runs/ (default: the profile's, with the seed if not 0)")
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--from", dest="start", metavar="NN", help="start with this notebook, as 03")
+    run.add_argument("--only", metavar="NN[,NN]", help="only these notebooks, as 03 or 03,05")
+    run.add_argument("--param", action="append", default=[], metavar="NAME=VALUE",
+                     help="a parameter of the notebooks' parameters cell; may be repeated")
+    run.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE",
+                     help="a value of the profile, as dpo.beta=0.2; may be repeated")
+    run.add_argument("--notebooks", type=Path, help="another folder of notebooks")
+    run.add_argument("--again", action="store_true", help="execute also what has not changed")
+    run.add_argument("--store-outputs", action="store_true",
+                     help="afterwards put the cleaned outputs into the notebooks themselves")
+
+    sweep = commands.add_parser("sweep", help="run an experiment over several seeds")
+    sweep.add_argument("--experiment", required=True)
+    sweep.add_argument("--profile", default="laptop")
+    sweep.add_argument("--seeds", default="0-7", help="as 0-7 or 0,2,5")
+    sweep.add_argument("--jobs", type=int, default=1, help="seeds at a time")
+
+    report = commands.add_parser("report", help="claims and metrics of a run as Markdown")
+    report.add_argument("--run", required=True)
+    report.add_argument("--against", metavar="RUN", help="another run to compare with")
+
+    doctor = commands.add_parser("doctor", help="what this machine can do, which profile fits, what is missing")
+    doctor.add_argument("--profile")
+    doctor.add_argument("--bench", action="store_true", help="measure this machine's speed instead")
+    return top
+
+
+def _run(args: argparse.Namespace) -> int:
+    from rlhf_kit import notebooks, runner
+
+    runner.stop_on_terminate()
+    folder = args.notebooks.resolve() if args.notebooks else notebooks.FOLDER
+    status, run = runner.run_course(runner.Options(
+        profile=args.profile, run=args.run, seed=args.seed, only=args.only, start=args.start,
+        params=_pairs(args.param, "--param"), sets=_values(args.sets), folder=folder, again=args.again,
+    ))
+    if args.store_outputs and status == 0:
+        for path in runner.store_outputs(run, folder):
+            print(f"stored {path.name}")
+    return status
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; 0 fine, 1 a notebook, claim or seed failed, 2 wrong input (one sentence), 130 interrupted."""
+    args = parser().parse_args(arguments)
+    try:
+        if args.command == "run":
+            return _run(args)
+        if args.command == "sweep":
+            from rlhf_kit.sweep import parse_seeds, sweep
+
+            return sweep(args.experiment, args.profile, parse_seeds(args.seeds), args.jobs)[0]
+        if args.command == "report":
+            from rlhf_kit.report import report
+
+            print(report(args.run, args.against))
+            return 0
+        from rlhf_kit import doctor
+
+        if args.bench:
+            print(doctor.bench(args.profile or "laptop"))
+            return 0
+        status, text = doctor.doctor(args.profile)
+        print(text)
+        return status
+    except KitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; what is finished is kept, and the same command continues", file=sys.stderr)
+        return 130

@@ -1,0 +1,199 @@
+"""Says what this machine can do, which profile fits and what is missing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+from rlhf_kit import profiles
+from rlhf_kit.errors import KitError
+from rlhf_kit.files import PROJECT, project_path
+from rlhf_kit.machine import cpu_bf16, has_vllm, usable_cores
+
+# Gigabytes that a profile needs: memory of the machine, free disk for its run.
+NEEDS = {"smoke": (2, 1), "laptop": (4, 3), "byo": (4, 5), "colab": (12, 20), "gpu": (64, 100), "paper": (512, 1000)}
+
+
+def memory_gb() -> float:
+    """Memory this process may use: the machine's, or a container's limit where that is smaller."""
+    import psutil
+
+    total = psutil.virtual_memory().total
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        total = min(total, int(limit)) if limit != "max" else total
+    except (OSError, ValueError):
+        pass
+    return total / 2**30
+
+
+def _gpus() -> list[tuple[str, float, bool]]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return [(p.name, p.total_memory / 2**30, p.major >= 8) for p in found]
+
+
+def wrong_versions(requirements: Path = PROJECT / "requirements.txt") -> list[str]:
+    """Sentences about pinned packages that are missing or have another version."""
+    problems = []
+    for line in requirements.read_text(encoding="utf-8").splitlines():
+        name, _, wanted = line.split("#")[0].strip().partition("==")
+        if not wanted:
+            continue
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            problems.append(f"{name} {wanted} is not installed")
+            continue
+        if found.split("+")[0] != wanted:
+            problems.append(f"{name} is {found}, and {wanted} is pinned")
+    return problems
+
+
+def missing_for(profile: profiles.Profile) -> list[str]:
+    """What keeps a profile from running here, in plain sentences; empty if it fits."""
+    missing = []
+    memory, disk = NEEDS.get(profile.name, (4, 5))
+    if memory_gb() < memory * 0.95:
+        missing.append(f"{memory} GB of memory (there are {memory_gb():.0f})")
+    free = shutil.disk_usage(PROJECT).free / 2**30
+    if free < disk:
+        missing.append(f"{disk} GB of free disk (there are {free:.0f})")
+    gpus = _gpus()
+    if profile.requires_gpu and not gpus:
+        missing.append("a CUDA GPU")
+    elif profile.gpu_memory_gb and gpus and max(g[1] for g in gpus) < profile.gpu_memory_gb:
+        missing.append(f"a GPU with {profile.gpu_memory_gb:.0f} GB (the largest has {max(g[1] for g in gpus):.0f})")
+    if profile.sampling.backend == "vllm" and not has_vllm():
+        missing.append("vLLM (pip install -r requirements-gpu.txt)")
+    if profile.name == "paper" and len(gpus) < 8:
+        missing.append(f"8 GPUs (there are {len(gpus)})")
+    for name in filter(None, (profile.model.path, profile.model.tokenizer)):
+        looks_local = name.startswith((".", "/", "~", "data/")) or name.count("/") > 1
+        if looks_local and not project_path(name).exists():
+            missing.append(f"the model folder {name}")
+    if profiles.needs_hub(profile) and os.environ.get("HF_HUB_OFFLINE") == "1":
+        missing.append("the Hugging Face hub (HF_HUB_OFFLINE=1 is set)")
+    return missing
+
+
+def doctor(profile_name: str | None = None) -> tuple[int, str]:
+    """(exit status, report). Status 1 if the asked profile (default: laptop) does not fit or packages are wrong."""
+    lines = ["machine"]
+    fine = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    lines.append(f"  Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+                 + ("" if fine else ": 3.11 to 3.13 is needed"))
+    free = shutil.disk_usage(PROJECT).free / 2**30
+    lines.append(f"  {usable_cores()} core(s), {memory_gb():.0f} GB memory, {free:.0f} GB free disk")
+    gpus = _gpus()
+    for name, memory, bf16 in gpus:
+        lines.append(f"  GPU {name}, {memory:.0f} GB, {'bf16' if bf16 else 'no bf16: float16 instead'}")
+    if not gpus:
+        lines.append("  no CUDA GPU that PyTorch can use")
+        if shutil.which("nvidia-smi"):
+            lines.append("  nvidia-smi is there, so a GPU may be too: PyTorch's CPU build is installed, or the driver is too "
+                         "old; remove .venv and run make again")
+    lines.append(f"  bf16 on the CPU: {cpu_bf16()[1]}")
+    lines.append(f"  vLLM: {'installed' if has_vllm() else 'not installed (only the GPU profiles want it)'}")
+    problems = wrong_versions()
+    lines.append("packages" if problems else "packages: as pinned")
+    lines += [f"  {p}" for p in problems]
+    lines.append("profiles")
+    fits = {}
+    for name in profiles.known():
+        try:
+            fits[name] = missing_for(profiles.load_profile(name))
+        except KitError as error:
+            fits[name] = [str(error).split(": ", 1)[-1].split(" (")[0]] if name == "byo" else [str(error)]
+        lines.append(f"  {name:7s} {'fits' if not fits[name] else 'needs ' + '; '.join(fits[name])}")
+    asked = profile_name or profiles.DEFAULT
+    profile = None
+    try:
+        profile = profiles.load_profile(asked)
+        machine = profiles.resolve(profile)
+        lines.append(f"profile {profile.name} here")
+        for field in ("device", "dtype", "autocast_bf16", "threads", "backend"):
+            lines.append(f"  {field}: {getattr(machine, field)} ({machine.reasons[field]})")
+    except KitError as error:
+        if profile is None and asked not in profiles.known():
+            raise
+        lines.append(f"profile {asked} here: {error}")
+    missing = missing_for(profile) if profile else ["its own values"]
+    best = next((n for n in ("paper", "gpu", "colab", "laptop", "smoke") if not fits.get(n, ["?"])), None)
+    lines.append(f"take: {best}" if best else "no profile fits this machine as it is")
+    return (1 if missing or problems or not fine else 0), "\n".join(lines)
+
+
+# ---------------------------------------------------------------- speed
+
+def _seconds(call, at_least: float = 0.5) -> float:
+    """Mean seconds of a call, over enough repeats to last `at_least` seconds."""
+    call()
+    repeats, started = 0, time.perf_counter()
+    while time.perf_counter() - started < at_least:
+        call()
+        repeats += 1
+    return (time.perf_counter() - started) / repeats
+
+
+def bench(profile_name: str = profiles.DEFAULT) -> str:
+    """Matrix products, training and sampling speed of a small Llama of the course's size on this machine."""
+    import contextlib
+
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    machine = profiles.resolve(profiles.load_profile(profile_name))
+    torch.set_num_threads(machine.threads)
+    device = machine.device
+    lines = [f"device {device}, {machine.threads} thread(s)"]
+
+    def synchronise() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.randn(1024, 1024, device=device).to(dtype)
+
+        def product(a: torch.Tensor = a) -> None:
+            a @ a
+            synchronise()
+
+        lines.append(f"  1024 x 1024 products, {str(dtype)[6:]}: {2 * 1024**3 / _seconds(product) / 1e9:.0f} GFLOP/s")
+    config = LlamaConfig(hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6,
+                         num_key_value_heads=6, vocab_size=1024, max_position_embeddings=256, pad_token_id=0,
+                         bos_token_id=1, eos_token_id=2)
+    model = LlamaForCausalLM(config).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    ids = torch.randint(5, 1024, (32, 64), device=device)
+    context = torch.autocast(device, torch.bfloat16) if machine.autocast_bf16 else contextlib.nullcontext()
+
+    def step() -> None:
+        with context:
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        synchronise()
+
+    lines.append(f"  training, {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters: "
+                 f"{ids.numel() / _seconds(step, 2.0):,.0f} tokens/s")
+    model.eval()
+    prompts = ids[:, :16].repeat(4, 1)
+
+    def generate() -> None:
+        with torch.no_grad():
+            model.generate(prompts, attention_mask=torch.ones_like(prompts), do_sample=True, max_new_tokens=32,
+                           min_new_tokens=32)
+        synchronise()
+
+    lines.append(f"  sampling, batch {len(prompts)}: {len(prompts) * 32 / _seconds(generate, 1.0):,.0f} tokens/s")
+    return "\n".join(lines)
