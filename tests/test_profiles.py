@@ -1,0 +1,129 @@
+"""Profiles: the shipped ones load, wrong input gives one sentence, the machine is resolved with reasons."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+
+from rlhf_kit import profiles
+from rlhf_kit.errors import KitError
+
+OWN = {"model.path": "some/model", "data.preferences": "pairs.jsonl"}
+
+
+def test_all_six_profiles_load():
+    assert profiles.known() == ["laptop", "byo", "colab", "gpu", "paper", "smoke"]
+    for name in profiles.known():
+        profile = profiles.load_profile(name, OWN if name == "byo" else None)
+        assert profile.name == name
+        assert profile.requires_gpu == (name in ("colab", "gpu", "paper"))
+
+
+def test_the_paper_profile_holds_the_papers_values():
+    paper = profiles.load_profile("paper")
+    assert (paper.sft.learning_rate, paper.sft.batch_size, paper.sft.epochs) == (2e-5, 32, 1)
+    assert (paper.reward.learning_rate, paper.reward.batch_size, paper.reward.warmup_ratio) == (2e-6, 512, 0.03)
+    assert (paper.pairwise.learning_rate, paper.pairwise.batch_size, paper.pairwise.max_length) == (5e-6, 128, 3072)
+    assert (paper.dpo.learning_rate, paper.dpo.batch_size, paper.dpo.epochs, paper.dpo.beta) == (5e-7, 128, 2, 0.1)
+    assert (paper.data.iterations, paper.data.prompts_per_iteration, paper.sampling.n) == (3, 20000, 8)
+    assert paper.dpo.reference == "sft" and paper.dpo.warm_start and paper.labeling.rule == "max_min"
+
+
+def test_every_value_of_the_paper_and_laptop_profiles_names_its_source():
+    for name in ("paper", "laptop"):
+        for line in (profiles.FOLDER / f"{name}.yaml").read_text().splitlines():
+            key, _, value = line.partition(":")
+            plain = value.split("#")[0].strip()
+            if key.startswith("  ") and plain and plain not in ("null", "auto", "world", "file"):
+                assert re.search(r"#.*(paper|ours|code)", line), f"{name}.yaml: {line!r} names no source"
+
+
+def test_overrides_are_dotted_keys():
+    assert profiles.load_profile("laptop", {"dpo.beta": 0.2, "data.annotator.verbosity": 0.5}).dpo.beta == 0.2
+    changed = profiles.load_profile("laptop", {"data.annotator.verbosity": 0.5})
+    assert changed.data.annotator.verbosity == 0.5 and changed.data.annotator.carelessness == 0.05
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    ({"dpo.bta": 0.2}, r"data/profiles/laptop.yaml with dpo.bta=0.2: unknown key 'dpo.bta'; did you mean 'dpo.beta'\?"),
+    ({"dpoo.beta": 0.2}, r"unknown key 'dpoo'; did you mean 'dpo'\?"),
+    ({"data.annotator.verbose": 1}, r"unknown key 'data.annotator.verbose'; did you mean 'data.annotator.verbosity'\?"),
+    ({"dpo.zzz": 1}, r"unknown key 'dpo.zzz'; known here: epochs, learning_rate"),
+    ({"dpo.beta": "much"}, r"dpo.beta is 'much': input should be a valid number"),
+    ({"dpo.beta": 0}, r"dpo.beta is 0: input should be greater than 0"),
+    ({"sampling.n": 2.5}, r"sampling.n is 2.5"),
+    ({"labeling.rule": "best"}, r"labeling.rule is 'best'"),
+    ({"sampling.max_new_tokens": 500}, r"max_new_tokens \(500\) must be smaller than model.max_length"),
+    ({"model.path": None}, r"model.path and model.init are both empty"),
+    ({"model.init": {"hidden_size": 64}}, r"exclude each other"),
+])
+def test_wrong_values_give_one_sentence(overrides, message):
+    with pytest.raises(KitError, match=message) as caught:
+        profiles.load_profile("laptop", overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_profiles_and_broken_files(tmp_path):
+    with pytest.raises(KitError, match=r"unknown profile 'labtop'; known: laptop, .*; did you mean 'laptop'\?"):
+        profiles.load_profile("labtop")
+    with pytest.raises(KitError, match="none.yaml does not exist"):
+        profiles.load_profile(tmp_path / "none.yaml")
+    (tmp_path / "a.yaml").write_text("dpo: [beta: 0.1\n")
+    with pytest.raises(KitError, match="a.yaml is not valid YAML"):
+        profiles.load_profile(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_bytes(b"name: caf\xe9\n")
+    with pytest.raises(KitError, match="b.yaml is not UTF-8"):
+        profiles.load_profile(tmp_path / "b.yaml")
+    (tmp_path / "c.yaml").write_text("- dpo\n")
+    with pytest.raises(KitError, match="c.yaml must be a mapping"):
+        profiles.load_profile(tmp_path / "c.yaml")
+
+
+def test_a_file_can_extend_a_shipped_profile(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"extends": "laptop", "dpo": {"beta": 0.3}}))
+    profile = profiles.load_profile(path)
+    assert profile.dpo.beta == 0.3 and profile.name == "laptop"
+    assert profile.dpo.learning_rate == profiles.load_profile("laptop").dpo.learning_rate
+
+
+def test_byo_says_what_must_be_given():
+    with pytest.raises(KitError, match="byo.yaml: model.path and data.preferences must be given"):
+        profiles.load_profile("byo")
+    with pytest.raises(KitError, match="with model.path=x: data.preferences must be given"):
+        profiles.load_profile("byo", {"model.path": "x"})
+    assert profiles.needs_hub(profiles.load_profile("byo", OWN))
+
+
+def test_resolving_gives_a_reason_for_everything(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("RLHF_KIT_THREADS", raising=False)
+    machine = profiles.resolve(profiles.load_profile("laptop"))
+    assert machine.device in ("cpu", "mps") and machine.dtype == "float32" and machine.backend == "transformers"
+    assert set(machine.reasons) == {"device", "dtype", "autocast_bf16", "threads", "backend"}
+    assert 1 <= machine.threads <= 8
+    monkeypatch.setenv("RLHF_KIT_THREADS", "3")
+    assert profiles.resolve(profiles.load_profile("laptop")).threads == 3
+    monkeypatch.setenv("RLHF_KIT_THREADS", "many")
+    with pytest.raises(KitError, match="RLHF_KIT_THREADS is 'many'"):
+        profiles.resolve(profiles.load_profile("laptop"))
+
+
+def test_a_gpu_profile_without_a_gpu_is_refused(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(KitError, match="profile gpu needs a CUDA GPU"):
+        profiles.resolve(profiles.load_profile("gpu"))
+
+
+def test_vllm_that_is_not_installed_is_refused(monkeypatch):
+    from rlhf_kit import machine
+
+    monkeypatch.setattr(machine, "has_vllm", lambda: False)
+    with pytest.raises(KitError, match="vLLM is not installed"):
+        profiles.resolve(profiles.load_profile("laptop", {"sampling.backend": "vllm"}))
