@@ -64,7 +64,7 @@ class Pairwise:
         self.model, self.tokenizer = path if isinstance(path, tuple) else load_policy(path, machine)
         self.model.eval()
         self.name, self.batch_size = name, batch_size
-        self.letters = (letter_id(self.tokenizer, "A"), letter_id(self.tokenizer, "B"))
+        self.letters = chat.letter_ids(self.tokenizer)
         self.last_report: dict[str, float] = {}
 
     def preference(self, prompts: Sequence, a: Sequence[str], b: Sequence[str]) -> np.ndarray:
@@ -201,18 +201,6 @@ def flip_rate(shown_first: np.ndarray, shown_second: np.ndarray) -> float:
     """
     a_wins, a_wins_swapped = np.asarray(shown_first) - 0.5, 0.5 - np.asarray(shown_second)
     return float(np.mean(np.sign(a_wins) * np.sign(a_wins_swapped) < 0))
-
-
-def letter_id(tokenizer, letter: str) -> int:
-    """The single token that the letter becomes right after the assistant header (not " A")."""
-    question = [{"role": "user", "content": "A or B?"}]
-    prompt = chat.encode_prompt(tokenizer, question)
-    whole = chat.encode_conversation(tokenizer, [*question, {"role": "assistant", "content": letter}])
-    answer = whole[len(prompt):]
-    if len(answer) != 2 or answer[-1] != tokenizer.eos_token_id:
-        raise KitError(f"the tokenizer writes the answer {letter!r} as {len(answer) - 1} tokens; the "
-                       "pairwise model needs one token a letter")
-    return answer[0]
 
 
 def _check_scored(ids, tokenizer, config, number: int) -> None:

@@ -1,0 +1,101 @@
+"""Win rates against a baseline: raw, and with the length of the answers held equal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rlhf_kit.errors import KitError
+from rlhf_kit.evaluation.statistics import cluster_interval
+
+
+def win_rate(values_a: Sequence[float], values_b: Sequence[float], prompt_ids: Sequence | None = None,
+             n_resamples: int = 1000, confidence: float = 0.95, seed: int = 0) -> dict[str, float]:
+    """Share of rows where a's value is above b's, ties half, with a bootstrap interval over prompts.
+
+    values_a, values_b: (N,) a judge's values of the two policies' answers to the same prompts, row by row.
+    Returns win_rate, low, high (shares, not percent), ties (share of rows) and n (rows).
+    """
+    a, b = (np.asarray(v, dtype=np.float64).ravel() for v in (values_a, values_b))
+    if len(a) != len(b):
+        raise KitError(f"a win rate compares answers one to one, not {len(a)} with {len(b)}")
+    won = np.where(np.isnan(a) | np.isnan(b), np.nan, (np.sign(a - b) + 1) / 2)
+    found = cluster_interval(won, prompt_ids, n_resamples, confidence, seed)
+    return {"win_rate": found.mean, "low": found.low, "high": found.high, "ties": float(np.mean(won == 0.5)),
+            "n": len(won)}
+
+
+def length_controlled_win_rate(preference: Sequence[float], length_model: Sequence[float],
+                               length_baseline: Sequence[float],
+                               instruction_difficulty: Sequence[float] | None = None) -> dict[str, float]:
+    """Win rate of a model against a baseline, raw and as it would be at equal length; all in percent.
+
+    The regression of AlpacaEval 2 (arXiv 2404.04475) in its minimal form: preference is a logistic function of
+    a model term, tanh of the length difference over its standard deviation and, if given, the instruction's
+    difficulty; no other intercept, no penalty, no added "gamed" rows. The length-controlled win rate is the
+    mean prediction with the length difference set to zero. Official numbers come from alpaca_eval, which penalises
+    the coefficients and pulls them towards other models.
+
+    preference: (N,) probability in [0, 1] that the model beats the baseline (soft or hard, 0.5 a tie).
+    length_model, length_baseline: (N,) characters. instruction_difficulty: (N,) any scale.
+
+    Returns win_rate, lc_win_rate, win_rate_se, lc_win_rate_se. win_rate_se is the standard error of the mean;
+    lc_win_rate_se the delta method on the regression's robust covariance plus the spread over instructions.
+    Raises KitError for preferences outside [0, 1], unequal lengths of the inputs, and data that length alone
+    separates perfectly (the regression then has no finite solution).
+    """
+    preference = np.asarray(preference, dtype=np.float64).ravel()
+    columns = {"preference": preference}
+    for name, values in (("length_model", length_model), ("length_baseline", length_baseline),
+                         ("instruction_difficulty", instruction_difficulty)):
+        if values is not None:
+            columns[name] = np.asarray(values, dtype=np.float64).ravel()
+    for name, values in columns.items():
+        if len(values) != len(preference):
+            raise KitError(f"{name} has {len(values)} rows, preference {len(preference)}")
+        if not np.isfinite(values).all():
+            raise KitError(f"{name}, row {int(np.flatnonzero(~np.isfinite(values))[0])}: not a finite number")
+    if len(preference) < 2:
+        raise KitError("a win rate with a standard error needs at least two rows")
+    if preference.min() < 0 or preference.max() > 1:
+        row = int(np.flatnonzero((preference < 0) | (preference > 1))[0])
+        raise KitError(f"preference, row {row}: {preference[row]} is not a probability between 0 and 1")
+
+    rate, rate_se = preference.mean(), preference.std(ddof=1) / np.sqrt(len(preference))
+    if np.ptp(preference) == 0:  # always the same verdict: length explains nothing, and 0 or 1 has no logit
+        controlled, controlled_se = rate, 0.0
+    else:
+        difference = columns["length_model"] - columns["length_baseline"]
+        controlled, controlled_se = _controlled(preference, difference, columns.get("instruction_difficulty"))
+    return {"win_rate": float(100 * rate), "lc_win_rate": float(100 * controlled),
+            "win_rate_se": float(100 * rate_se), "lc_win_rate_se": float(100 * controlled_se)}
+
+
+def _controlled(preference, difference, difficulty) -> tuple[float, float]:
+    import warnings
+
+    import statsmodels.api as sm
+
+    spread = difference.std(ddof=1)
+    columns = [np.ones_like(preference)]
+    equal_length = [np.ones_like(preference)]
+    if spread > 0:
+        columns.append(np.tanh(difference / spread))
+        equal_length.append(np.zeros_like(preference))
+    if difficulty is not None:
+        columns.append(difficulty)
+        equal_length.append(difficulty)
+    design, wanted = np.stack(columns, axis=1), np.stack(equal_length, axis=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # separation is recognised below
+        regression = sm.GLM(preference, design, family=sm.families.Binomial())
+        fit = regression.fit(cov_type="HC1", maxiter=200, tol=1e-12)
+    logits = design @ fit.params
+    if not np.isfinite(fit.params).all() or np.abs(logits).max() > 15:
+        raise KitError("the length (or difficulty) separates wins from losses perfectly, so a length-controlled "
+                       "win rate is not defined; judge more prompts")
+    predicted = fit.predict(wanted)
+    gradient = ((predicted * (1 - predicted))[:, None] * wanted).mean(axis=0)
+    variance = gradient @ fit.cov_params() @ gradient + predicted.var(ddof=1) / len(predicted)
+    return float(predicted.mean()), float(np.sqrt(max(variance, 0.0)))
