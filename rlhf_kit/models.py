@@ -19,16 +19,16 @@ _LOCAL_FIRST = {".", "..", "~", "data", "runs", "tmp"}
 
 # ---------------------------------------------------------------- paths
 
-def resolve_model(path: str | Path) -> str:
+def resolve_model(path: str | Path, needs: str = "config.json") -> str:
     """A model folder on this machine as an absolute path, or a hub id as it is.
 
-    KitError for a folder that does not exist or has no config.json. `owner/name` counts as a hub id unless its first
+    KitError for a folder that does not exist or has no file `needs`. `owner/name` counts as a hub id unless its first
     part is a folder here.
     """
     folder = project_path(path)
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise KitError(f"the model folder {path} has no config.json; it must be a folder saved by transformers")
+        if not (folder / needs).is_file():
+            raise KitError(f"the model folder {path} has no {needs}; it must be a folder saved by transformers")
         return str(folder.resolve())
     if folder.exists():
         raise KitError(f"the model path {path} is a file; give the folder that holds config.json")
@@ -41,8 +41,8 @@ def resolve_model(path: str | Path) -> str:
 
 
 @contextlib.contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """No progress bar and no load report: what loads and what does not is checked here instead."""
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and load reports of transformers: what loads and what does not is checked here instead."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -60,7 +60,7 @@ def _quiet_loading() -> Iterator[None]:
 def _named(path) -> Iterator[None]:
     """Errors of transformers while opening `path`, as one sentence."""
     try:
-        with _quiet_loading():
+        with quiet_transformers():
             yield
     except KitError:
         raise
@@ -91,7 +91,7 @@ def load_tokenizer(path: str | Path):
     """The tokenizer of a model folder or hub id, made fit for training (`chat.prepare_tokenizer`)."""
     from transformers import AutoTokenizer
 
-    where = resolve_model(path)
+    where = resolve_model(path, needs="tokenizer_config.json")
     with _named(path):
         return chat.prepare_tokenizer(AutoTokenizer.from_pretrained(where, trust_remote_code=False))
 
@@ -232,7 +232,7 @@ def save_model(model, tokenizer, folder: str | Path) -> Path:
     partial = folder.parent / f".{folder.name}.{os.getpid()}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        with _quiet_loading():
+        with quiet_transformers():
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
         if not folder.exists():

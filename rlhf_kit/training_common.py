@@ -79,6 +79,7 @@ def trainer_args(config_class: type, out: Path, settings: Any, machine: Any, see
             use_cpu=on_cpu, bf16=bool(machine.autocast_bf16), fp16=machine.dtype == "float16" and not on_cpu,
             gradient_checkpointing=bool(setting(settings, "gradient_checkpointing", False)),
             logging_strategy="steps", logging_steps=max(1, steps // 50), logging_first_step=True,
+            logging_nan_inf_filter=False,  # else a loss that is no number is logged as a number
             save_strategy="steps" if steps > save else "no", save_steps=save, save_total_limit=1,
             eval_strategy="no", report_to="none", disable_tqdm=not progress,
             dataloader_num_workers=0, dataloader_pin_memory=not on_cpu,
@@ -134,7 +135,7 @@ class LengthBatches(torch.utils.data.Sampler):
 
 
 class KitTrainer:
-    """Mixed into TRL's trainers: batches of like length, and no usage pings."""
+    """Mixed into TRL's trainers: batches of like length, no usage pings, no model card beside checkpoints."""
 
     kit_lengths: Sequence[int] = ()
 
@@ -147,6 +148,9 @@ class KitTrainer:
         return LengthBatches(self.kit_lengths, step, self.args.seed)
 
     def _send_telemetry(self):
+        pass
+
+    def create_model_card(self, *args, **kwargs):
         pass
 
 
@@ -182,7 +186,7 @@ def run_trainer(trainer, lengths: Sequence[int], progress: bool, callbacks: Sequ
         trainer.add_callback(callback)
     checkpoint = last_checkpoint(Path(trainer.args.output_dir))
     begun = time.perf_counter()
-    with warnings.catch_warnings():
+    with models.quiet_transformers(), warnings.catch_warnings():
         # accelerate and torch announce changes of their own future; nothing here can act on them
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(trl|transformers|accelerate|torch)\b.*")
         trainer.train(resume_from_checkpoint=checkpoint)

@@ -1,0 +1,91 @@
+"""Shared fixtures: a tiny model folder, the machine, rows."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+STORIES = Path(__file__).resolve().parents[1].parent / "shared" / "realdata" / "stories260K" / "hf"
+
+TEMPLATE = (
+    "{{- '<bos>' -}}{%- for message in messages -%}{%- if message['role'] == 'assistant' -%}"
+    "{{- '<assistant>' -}}{%- generation -%}{{- message['content'] + '<end>' -}}{%- endgeneration -%}"
+    "{%- else -%}{{- '<user>' + message['content'] + '<end>' -}}{%- endif -%}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<assistant>' -}}{%- endif -%}"
+)
+
+
+@pytest.fixture(scope="session")
+def machine():
+    """A CPU in float32, whatever this machine has: tests compare numbers."""
+    from rlhf_kit.machine import Machine
+
+    return Machine(device="cpu", dtype="float32", autocast_bf16=False, threads=1, backend="transformers", reasons={})
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    """A saved Llama (hidden 32, 2 layers, random weights) with a byte-level tokenizer in the pocket model's layout."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+    from tokenizers import models as tokenizer_models
+    from transformers import PreTrainedTokenizerFast
+
+    from rlhf_kit import models
+
+    folder = tmp_path_factory.mktemp("tiny")
+    raw = Tokenizer(tokenizer_models.BPE())
+    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special = ["<pad>", "<bos>", "<end>", "<user>", "<assistant>"]
+    raw.train_from_iterator(
+        ["the brave bear sat on the mat and told a story about the moon"] * 4,
+        trainers.BpeTrainer(vocab_size=300, special_tokens=special, show_progress=False,
+                            initial_alphabet=pre_tokenizers.ByteLevel.alphabet()),
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", bos_token="<bos>", eos_token="<end>",
+                                        extra_special_tokens=["<user>", "<assistant>"], chat_template=TEMPLATE)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    model, tokenizer = models.new_model({"hidden_size": 32, "layers": 2, "heads": 4}, folder / "tokenizer", seed=0)
+    return models.save_model(model, tokenizer, folder / "model")
+
+
+@pytest.fixture(scope="session")
+def tiny_rows() -> SimpleNamespace:
+    """sft: rows {messages}; pairs: rows {prompt, chosen, rejected} as texts; preferences: the same as conversations."""
+    animals, moods = ("bear", "goat", "cat", "moon"), ("brave", "calm", "silly", "old")
+    sft, pairs = [], []
+    for i in range(24):
+        animal, mood = animals[i % 4], moods[(i // 4) % 4]
+        question = [{"role": "user", "content": f"Tell of a {mood} {animal}" + " please" * (i % 3)}]
+        good = f"The {mood} {animal} sat on the mat." + " It was fine." * (i % 2)
+        sft.append({"messages": [*question, {"role": "assistant", "content": good}]})
+        pairs.append({"prompt": question, "chosen": good, "rejected": "no no" + " no" * (i % 4)})
+    preferences = [
+        {"prompt": row["prompt"], **{side: [*row["prompt"], {"role": "assistant", "content": row[side]}]
+                                     for side in ("chosen", "rejected")}}
+        for row in pairs
+    ]
+    return SimpleNamespace(sft=sft, pairs=pairs, preferences=preferences)
+
+
+@pytest.fixture
+def settings() -> SimpleNamespace:
+    """A training section of a profile with quick values."""
+    return SimpleNamespace(epochs=1, learning_rate=3e-3, batch_size=8, warmup_ratio=0.03, weight_decay=0.0,
+                           schedule="cosine", max_grad_norm=1.0, beta=0.1, loss="sigmoid", label_smoothing=0.0,
+                           center_coefficient=0.0)
+
+
+@pytest.fixture(scope="session")
+def stories_folder() -> Path:
+    """A real checkpoint without pad token and chat template."""
+    if not STORIES.is_dir():
+        pytest.skip(f"needs the stories260K checkpoint at {STORIES}")
+    return STORIES
