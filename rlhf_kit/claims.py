@@ -1,7 +1,8 @@
 """A number in the prose is a claim with a band: checked when a notebook runs, collected when the run ends.
 
-`data/expected/claims.yaml` holds for each claim its sentence, where the paper says it, how the value is computed and
-a band per profile. Bands were recorded before the run that they judge; they are never moved to make a run pass.
+`data/expected/claims.yaml` holds for each claim its sentence, where the paper says it, how the value is
+computed and a band per profile. Bands were recorded before the run that they judge; they are never moved to
+make a run pass.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ STATUSES = ("holds", "outside", "inconclusive", "not reproduced here")
 
 
 class Claim(BaseModel):
-    """One entry of claims.yaml. A band is [low, high], ends included; null at an end leaves that side open."""
+    """One entry of claims.yaml. A band is [low, high], ends included; a null end leaves that side open."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -49,7 +50,9 @@ def _load(path: str, mtime: float) -> dict[str, Claim]:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise KitError(f"{path}: a claim's {where} is wrong: {first['msg']} ({error.errors()[0]['input']!r})") from None
+        raise KitError(
+            f"{path}: a claim's {where} is wrong: {first['msg']} ({error.errors()[0]['input']!r})"
+        ) from None
     by_id = {c.id: c for c in claims}
     if len(by_id) != len(claims):
         raise KitError(f"{path} holds two claims with the same id")
@@ -66,11 +69,14 @@ def load_claims(path: str | Path = FILE) -> dict[str, Claim]:
     return _load(str(path), Path(path).stat().st_mtime)
 
 
-def judge(claim: Claim, profile: str | None, value: float, interval: tuple[float, float] | None = None) -> dict:
+def judge(
+    claim: Claim, profile: str | None, value: float, interval: tuple[float, float] | None = None
+) -> dict:
     """{band, status, note} of a value at a profile.
 
-    In this order: a claim declared not reproduced stays so; without a band nothing is claimed; outside the band is
-    outside; inside it, an interval that covers the claim's null value makes it inconclusive; else it holds.
+    In this order: a claim declared not reproduced stays so; without a band nothing is claimed; outside the
+    band is outside; inside it, an interval that covers the claim's null value makes it inconclusive; else it
+    holds.
     """
     band = claim.bands.get(profile) if profile else None
     if claim.expected == "not reproduced here":
@@ -81,7 +87,11 @@ def judge(claim: Claim, profile: str | None, value: float, interval: tuple[float
     high = math.inf if band[1] is None else band[1]
     if not (math.isfinite(value) and low <= value <= high):
         return {"band": band, "status": "outside", "note": None}
-    if interval is not None and claim.null_value is not None and interval[0] <= claim.null_value <= interval[1]:
+    if (
+        interval is not None
+        and claim.null_value is not None
+        and interval[0] <= claim.null_value <= interval[1]
+    ):
         return {"band": band, "status": "inconclusive", "note": f"the interval covers {claim.null_value:g}"}
     return {"band": band, "status": "holds", "note": None}
 
@@ -97,7 +107,8 @@ def claim(
 ) -> dict:
     """Judges `value` by the band of the course's profile, records it, prints one line and returns the record.
 
-    `interval` is a (low, high) confidence interval of the value. KitError for an id that claims.yaml does not know.
+    `interval` is a (low, high) confidence interval of the value. KitError for an id that claims.yaml does not
+    know.
     """
     known = load_claims(file)
     if id not in known:
@@ -108,15 +119,21 @@ def claim(
         profile = course_or_run.profile.name
     value = float(value)
     interval = None if interval is None else (float(interval[0]), float(interval[1]))
-    entry = {"id": id, "statement": known[id].statement, "value": value if math.isfinite(value) else None,
-             "interval": interval, "profile": profile, **judge(known[id], profile, value, interval)}
+    entry = {
+        "id": id,
+        "statement": known[id].statement,
+        "value": value if math.isfinite(value) else None,
+        "interval": interval,
+        "profile": profile,
+        **judge(known[id], profile, value, interval),
+    }
     record(as_run(course_or_run), "claims", id, entry)
     print(_line(entry), flush=True)
     return entry
 
 
 def collect(run: Any) -> list[dict]:
-    """All recorded claims in the order of claims.yaml: {id, statement, value, band, status, interval, note, notebook}."""
+    """All recorded claims, as `claim` returns them plus `notebook`, in the order of claims.yaml."""
     order = {name: place for place, name in enumerate(load_claims())} if FILE.is_file() else {}
     found = [{**r["value"], "notebook": r["notebook"]} for r in records(run, "claims").values()]
     return sorted(found, key=lambda c: (order.get(c["id"], len(order)), c["id"]))
@@ -141,12 +158,16 @@ def band_text(band: Any) -> str:
 def value_text(entry: dict) -> str:
     """The value with its interval."""
     interval = entry.get("interval")
-    return _number(entry["value"]) + (f" [{_number(interval[0])}, {_number(interval[1])}]" if interval else "")
+    return _number(entry["value"]) + (
+        f" [{_number(interval[0])}, {_number(interval[1])}]" if interval else ""
+    )
 
 
 def _line(entry: dict) -> str:
     note = f" ({entry['note']})" if entry.get("note") else ""
-    return f"claim {entry['id']}: {value_text(entry)}, band {band_text(entry['band'])}: {entry['status']}{note}"
+    return (
+        f"claim {entry['id']}: {value_text(entry)}, band {band_text(entry['band'])}: {entry['status']}{note}"
+    )
 
 
 def table(claims: list[dict]) -> str:
@@ -156,7 +177,9 @@ def table(claims: list[dict]) -> str:
     head = ("status", "claim", "value", "band", "statement")
     rows = [(c["status"], c["id"], value_text(c), band_text(c["band"]), c["statement"]) for c in claims]
     widths = [max(len(r[i]) for r in [head, *rows]) for i in range(4)]
-    lines = ["| " + " | ".join([*(cell.ljust(w) for cell, w in zip(r, widths, strict=False)), r[4]]) + " |"
-             for r in [head, tuple("-" * w for w in widths) + ("---",), *rows]]
+    lines = [
+        "| " + " | ".join([*(cell.ljust(w) for cell, w in zip(r, widths, strict=False)), r[4]]) + " |"
+        for r in [head, tuple("-" * w for w in widths) + ("---",), *rows]
+    ]
     counts = ", ".join(f"{n} {s}" for s in STATUSES if (n := sum(c["status"] == s for c in claims)))
     return "\n".join([*lines, f"{len(claims)} claims: {counts}"])

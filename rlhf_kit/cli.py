@@ -34,23 +34,41 @@ def _values(texts: list[str]) -> dict[str, Any]:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m rlhf_kit", description="Online RLHF as a course of notebooks.")
+    top = argparse.ArgumentParser(
+        prog="python -m rlhf_kit", description="Online RLHF as a course of notebooks."
+    )
     commands = top.add_subparsers(dest="command", required=True, metavar="run|sweep|report|doctor")
 
     run = commands.add_parser("run", help="execute the notebooks of the course headlessly")
     run.add_argument("--profile", default="laptop", help="a profile's name or a YAML file (default: laptop)")
-    run.add_argument("--run", help="name of the run under runs/ (default: the profile's, with the seed if not 0)")
+    run.add_argument(
+        "--run", help="name of the run under runs/ (default: the profile's, with the seed if not 0)"
+    )
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--from", dest="start", metavar="NN", help="start with this notebook, as 03")
     run.add_argument("--only", metavar="NN[,NN]", help="only these notebooks, as 03 or 03,05")
-    run.add_argument("--param", action="append", default=[], metavar="NAME=VALUE",
-                     help="a parameter of the notebooks' parameters cell; may be repeated")
-    run.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE",
-                     help="a value of the profile, as dpo.beta=0.2; may be repeated")
+    run.add_argument(
+        "--param",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a parameter of the notebooks' parameters cell; may be repeated",
+    )
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="sets",
+        metavar="KEY=VALUE",
+        help="a value of the profile, as dpo.beta=0.2; may be repeated",
+    )
     run.add_argument("--notebooks", type=Path, help="another folder of notebooks")
     run.add_argument("--again", action="store_true", help="execute also what has not changed")
-    run.add_argument("--store-outputs", action="store_true",
-                     help="afterwards put the cleaned outputs into the notebooks themselves")
+    run.add_argument(
+        "--store-outputs",
+        action="store_true",
+        help="afterwards put the cleaned outputs into the notebooks themselves",
+    )
 
     sweep = commands.add_parser("sweep", help="run an experiment over several seeds")
     sweep.add_argument("--experiment", required=True)
@@ -62,7 +80,9 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--run", required=True)
     report.add_argument("--against", metavar="RUN", help="another run to compare with")
 
-    doctor = commands.add_parser("doctor", help="what this machine can do, which profile fits, what is missing")
+    doctor = commands.add_parser(
+        "doctor", help="what this machine can do, which profile fits, what is missing"
+    )
     doctor.add_argument("--profile")
     doctor.add_argument("--bench", action="store_true", help="measure this machine's speed instead")
     return top
@@ -73,10 +93,19 @@ def _run(args: argparse.Namespace) -> int:
 
     runner.stop_on_terminate()
     folder = args.notebooks.resolve() if args.notebooks else notebooks.FOLDER
-    status, run = runner.run_course(runner.Options(
-        profile=args.profile, run=args.run, seed=args.seed, only=args.only, start=args.start,
-        params=_pairs(args.param, "--param"), sets=_values(args.sets), folder=folder, again=args.again,
-    ))
+    status, run = runner.run_course(
+        runner.Options(
+            profile=args.profile,
+            run=args.run,
+            seed=args.seed,
+            only=args.only,
+            start=args.start,
+            params=_pairs(args.param, "--param"),
+            sets=_values(args.sets),
+            folder=folder,
+            again=args.again,
+        )
+    )
     if args.store_outputs and status == 0:
         for path in runner.store_outputs(run, folder):
             print(f"stored {path.name}")
@@ -84,7 +113,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; 0 fine, 1 a notebook, claim or seed failed, 2 wrong input (one sentence), 130 interrupted."""
+    """Runs a command: 0 fine, 1 a notebook, claim or seed failed, 2 wrong input, 130 interrupted."""
     args = parser().parse_args(arguments)
     try:
         if args.command == "run":

@@ -16,7 +16,14 @@ from rlhf_kit.files import PROJECT, project_path
 from rlhf_kit.machine import cpu_bf16, has_vllm, usable_cores
 
 # Gigabytes that a profile needs: memory of the machine, free disk for its run.
-NEEDS = {"smoke": (2, 1), "laptop": (4, 3), "byo": (4, 5), "colab": (12, 20), "gpu": (64, 100), "paper": (512, 1000)}
+NEEDS = {
+    "smoke": (2, 1),
+    "laptop": (4, 3),
+    "byo": (4, 5),
+    "colab": (12, 20),
+    "gpu": (64, 100),
+    "paper": (512, 1000),
+}
 
 
 def memory_gb() -> float:
@@ -71,7 +78,9 @@ def missing_for(profile: profiles.Profile) -> list[str]:
     if profile.requires_gpu and not gpus:
         missing.append("a CUDA GPU")
     elif profile.gpu_memory_gb and gpus and max(g[1] for g in gpus) < profile.gpu_memory_gb:
-        missing.append(f"a GPU with {profile.gpu_memory_gb:.0f} GB (the largest has {max(g[1] for g in gpus):.0f})")
+        missing.append(
+            f"a GPU with {profile.gpu_memory_gb:.0f} GB (the largest has {max(g[1] for g in gpus):.0f})"
+        )
     if profile.sampling.backend == "vllm" and not has_vllm():
         missing.append("vLLM (pip install -r requirements-gpu.txt)")
     if profile.name == "paper" and len(gpus) < 8:
@@ -86,11 +95,13 @@ def missing_for(profile: profiles.Profile) -> list[str]:
 
 
 def doctor(profile_name: str | None = None) -> tuple[int, str]:
-    """(exit status, report). Status 1 if the asked profile (default: laptop) does not fit or packages are wrong."""
+    """(exit status, report); 1 if the asked profile (default: laptop) does not fit or packages are wrong."""
     lines = ["machine"]
     fine = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    lines.append(f"  Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-                 + ("" if fine else ": 3.11 to 3.13 is needed"))
+    lines.append(
+        f"  Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+        + ("" if fine else ": 3.11 to 3.13 is needed")
+    )
     free = shutil.disk_usage(PROJECT).free / 2**30
     lines.append(f"  {usable_cores()} core(s), {memory_gb():.0f} GB memory, {free:.0f} GB free disk")
     gpus = _gpus()
@@ -99,8 +110,10 @@ def doctor(profile_name: str | None = None) -> tuple[int, str]:
     if not gpus:
         lines.append("  no CUDA GPU that PyTorch can use")
         if shutil.which("nvidia-smi"):
-            lines.append("  nvidia-smi is there, so a GPU may be too: PyTorch's CPU build is installed, or the driver is too "
-                         "old; remove .venv and run make again")
+            lines.append(
+                "  nvidia-smi is there, so a GPU may be too: PyTorch is a CPU build, or the driver is too "
+                "old; remove .venv and run make again"
+            )
     lines.append(f"  bf16 on the CPU: {cpu_bf16()[1]}")
     lines.append(f"  vLLM: {'installed' if has_vllm() else 'not installed (only the GPU profiles want it)'}")
     problems = wrong_versions()
@@ -133,6 +146,7 @@ def doctor(profile_name: str | None = None) -> tuple[int, str]:
 
 
 # ---------------------------------------------------------------- speed
+
 
 def _seconds(call, at_least: float = 0.5) -> float:
     """Mean seconds of a call, over enough repeats to last `at_least` seconds."""
@@ -167,10 +181,21 @@ def bench(profile_name: str = profiles.DEFAULT) -> str:
             a @ a
             synchronise()
 
-        lines.append(f"  1024 x 1024 products, {str(dtype)[6:]}: {2 * 1024**3 / _seconds(product) / 1e9:.0f} GFLOP/s")
-    config = LlamaConfig(hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6,
-                         num_key_value_heads=6, vocab_size=1024, max_position_embeddings=256, pad_token_id=0,
-                         bos_token_id=1, eos_token_id=2)
+        lines.append(
+            f"  1024 x 1024 products, {str(dtype)[6:]}: {2 * 1024**3 / _seconds(product) / 1e9:.0f} GFLOP/s"
+        )
+    config = LlamaConfig(
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        vocab_size=1024,
+        max_position_embeddings=256,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
     model = LlamaForCausalLM(config).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     ids = torch.randint(5, 1024, (32, 64), device=device)
@@ -184,16 +209,25 @@ def bench(profile_name: str = profiles.DEFAULT) -> str:
         optimizer.zero_grad()
         synchronise()
 
-    lines.append(f"  training, {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters: "
-                 f"{ids.numel() / _seconds(step, 2.0):,.0f} tokens/s")
+    lines.append(
+        f"  training, {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters: "
+        f"{ids.numel() / _seconds(step, 2.0):,.0f} tokens/s"
+    )
     model.eval()
     prompts = ids[:, :16].repeat(4, 1)
 
     def generate() -> None:
         with torch.no_grad():
-            model.generate(prompts, attention_mask=torch.ones_like(prompts), do_sample=True, max_new_tokens=32,
-                           min_new_tokens=32)
+            model.generate(
+                prompts,
+                attention_mask=torch.ones_like(prompts),
+                do_sample=True,
+                max_new_tokens=32,
+                min_new_tokens=32,
+            )
         synchronise()
 
-    lines.append(f"  sampling, batch {len(prompts)}: {len(prompts) * 32 / _seconds(generate, 1.0):,.0f} tokens/s")
+    lines.append(
+        f"  sampling, batch {len(prompts)}: {len(prompts) * 32 / _seconds(generate, 1.0):,.0f} tokens/s"
+    )
     return "\n".join(lines)

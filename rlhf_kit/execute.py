@@ -1,7 +1,7 @@
 """Executes one notebook through papermill; the runner starts this in a process of its own.
 
-`python -m rlhf_kit.execute spec.json` with {source, output, result, cwd, parameters}. What happened is written to
-`result` as {status: ok|error|dead|failed, message}.
+`python -m rlhf_kit.execute spec.json` with {source, output, result, cwd, parameters}. What happened is
+written to `result` as {status: ok|error|dead|failed, message}.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rlhf_kit.runs import write_json
 
 
 def _die_with(parent: int) -> None:
-    """Ends this process and its kernel when the runner is gone, so that a killed run leaves nothing running."""
+    """Ends this process and its kernel when the runner is gone: a killed run leaves nothing running."""
     import psutil
 
     while os.getppid() == parent:
@@ -41,14 +41,24 @@ def main(spec_path: str) -> int:
     status, message = "ok", ""
     try:
         papermill.execute_notebook(
-            spec["source"], spec["output"], parameters=spec["parameters"], cwd=spec["cwd"], kernel_name="python3",
-            progress_bar=False, log_output=True, start_timeout=300, autosave_cell_every=30,
+            spec["source"],
+            spec["output"],
+            parameters=spec["parameters"],
+            cwd=spec["cwd"],
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            log_output=True,
+            start_timeout=300,
+            autosave_cell_every=30,
         )
     except PapermillExecutionError as error:
         status, message = "error", f"{error.ename}: {error.evalue}"
     except DeadKernelError as error:
         status, message = "dead", str(error)
-    except Exception as error:  # the kernel did not start, the disk is full, ...: told to the reader by the runner
+    except (
+        Exception
+    ) as error:  # the kernel did not start, the disk is full, ...: told to the reader by the runner
         status, message = "failed", f"{type(error).__name__}: {error}"
     write_json(spec["result"], {"status": status, "message": message})
     return 0 if status == "ok" else 1

@@ -26,6 +26,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 # ---------------------------------------------------------------- keys and seeds
 
+
 def plain(value: Any) -> Any:
     """`value` as JSON-able data; KitError for what has no stable text form."""
     if value is None or isinstance(value, bool | int | float | str):
@@ -70,18 +71,21 @@ def file_hash(path: str | Path) -> str:
 
 
 def code_hash(code: Sequence[Any]) -> str:
-    """Hash of the source files of modules, packages (all their .py files) or paths; file names count, folders do not."""
+    """Hash of the source files of modules, packages (all their .py files) or paths, by file name."""
     parts = []
     for item in code:
         path = Path(item if isinstance(item, str | Path) else item.__file__)
         if path.name == "__init__.py":
-            parts += [[str(p.relative_to(path.parent)), file_hash(p)] for p in sorted(path.parent.rglob("*.py"))]
+            parts += [
+                [str(p.relative_to(path.parent)), file_hash(p)] for p in sorted(path.parent.rglob("*.py"))
+            ]
         else:
             parts.append([path.name, file_hash(path)])
     return stable_hash(sorted(parts))
 
 
 # ---------------------------------------------------------------- writing, never by halves
+
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
@@ -111,7 +115,7 @@ def _json_default(value: Any) -> Any:
 
 
 def write_json(path: str | Path, obj: Any) -> Path:
-    """Writes `obj` as JSON through a temporary sibling, so a reader sees the old file or the whole new one."""
+    """Writes `obj` as JSON through a temporary sibling: a reader sees the old file or the whole new one."""
     return write_text(path, json.dumps(obj, indent=1, ensure_ascii=False, default=_json_default) + "\n")
 
 
@@ -126,7 +130,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def write_rows(folder: str | Path, rows: Any, file: str = "rows.parquet") -> Path:
-    """Writes rows (a list of dicts, or a datasets.Dataset) to `folder/file` as Parquet; keys missing from a row become null."""
+    """Writes rows (dicts, or a datasets.Dataset) to `folder/file` as Parquet; missing keys become null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -157,6 +161,7 @@ def read_rows(path: str | Path) -> Any:
 
 
 # ---------------------------------------------------------------- locks
+
 
 @contextlib.contextmanager
 def locked(path: str | Path, what: str, wait: bool = True) -> Iterator[None]:
@@ -192,6 +197,7 @@ def locked(path: str | Path, what: str, wait: bool = True) -> Iterator[None]:
 
 # ---------------------------------------------------------------- paths
 
+
 def shown(path: Path) -> str:
     """`path` relative to the working folder or the project where possible, for messages."""
     for base in (Path.cwd(), PROJECT):
@@ -201,6 +207,6 @@ def shown(path: Path) -> str:
 
 
 def project_path(path: str | Path) -> Path:
-    """A relative path as found from the working folder, else from the project's root (notebooks run in notebooks/)."""
+    """A relative path as found from the working folder, else from the project's root."""
     path = Path(path).expanduser()
     return path if path.is_absolute() or path.exists() else PROJECT / path

@@ -1,4 +1,4 @@
-"""What follows from a profile and this machine: device, number formats, threads, backend, each with its reason."""
+"""What follows from a profile and this machine: device, formats, threads, backend, each with its reason."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def _threads() -> tuple[int, str]:
             raise KitError(f"RLHF_KIT_THREADS is {given!r}; it must be a whole number of 1 or more")
         return int(given), "RLHF_KIT_THREADS says so"
     cores = usable_cores()
-    return min(cores, 8), f"{cores} physical core(s) are usable here; more than 8 threads do not help models this small"
+    return min(
+        cores, 8
+    ), f"{cores} physical core(s) are usable here; more than 8 threads do not help models this small"
 
 
 def cpu_bf16() -> tuple[bool, str]:
@@ -80,8 +82,10 @@ def resolve(profile: Profile) -> Machine:
     if torch.cuda.is_available():
         device, reasons["device"] = "cuda", f"found {torch.cuda.get_device_name(0)}"
     elif profile.requires_gpu:
-        raise KitError(f"profile {profile.name} needs a CUDA GPU and this machine has none that PyTorch can use; "
-                       f"take the laptop profile, or see `make doctor`")
+        raise KitError(
+            f"profile {profile.name} needs a CUDA GPU and this machine has none that PyTorch can use; "
+            f"take the laptop profile, or see `make doctor`"
+        )
     elif torch.backends.mps.is_available():
         device, reasons["device"] = "mps", "an Apple GPU and no CUDA"
     else:
@@ -91,8 +95,14 @@ def resolve(profile: Profile) -> Machine:
         large = profile.requires_gpu
         dtype = ("bfloat16" if capable else "float16") if large else "float32"
         autocast = capable
-        reasons["dtype"] = "half-precision weights, as the profile's models are large" if large else "small models keep float32 weights"
-        reasons["autocast_bf16"] = "the GPU computes bf16" if capable else "the GPU is older than Ampere and has no bf16"
+        reasons["dtype"] = (
+            "half-precision weights, as the profile's models are large"
+            if large
+            else "small models keep float32 weights"
+        )
+        reasons["autocast_bf16"] = (
+            "the GPU computes bf16" if capable else "the GPU is older than Ampere and has no bf16"
+        )
     elif device == "mps":
         dtype, autocast = "float32", False
         reasons["dtype"] = reasons["autocast_bf16"] = "float32 is the safe choice on Apple GPUs"
@@ -101,12 +111,20 @@ def resolve(profile: Profile) -> Machine:
         autocast, reasons["autocast_bf16"] = cpu_bf16()
     backend, wanted = "transformers", profile.sampling.backend
     if wanted == "vllm" and not has_vllm():
-        raise KitError("sampling.backend is vllm, but vLLM is not installed; install requirements-gpu.txt or set it to auto")
+        raise KitError(
+            "sampling.backend is vllm, but vLLM is not installed; install requirements-gpu.txt or say auto"
+        )
     if wanted == "vllm" or (wanted == "auto" and device == "cuda" and profile.requires_gpu and has_vllm()):
         backend = "vllm"
-        reasons["backend"] = "the profile asks for vLLM" if wanted == "vllm" else "vLLM is installed and the models are large"
+        reasons["backend"] = (
+            "the profile asks for vLLM" if wanted == "vllm" else "vLLM is installed and the models are large"
+        )
     elif wanted == "transformers":
         reasons["backend"] = "the profile asks for it"
     else:
-        reasons["backend"] = "models this small sample fast enough with transformers" if not profile.requires_gpu else "vLLM is not installed"
+        reasons["backend"] = (
+            "models this small sample fast enough with transformers"
+            if not profile.requires_gpu
+            else "vLLM is not installed"
+        )
     return Machine(device, dtype, autocast, threads, backend, reasons)

@@ -1,4 +1,4 @@
-"""What the runner knows about notebook files: finding, parameters, content keys, judging and cleaning executed ones."""
+"""Notebook files: finding them, their parameters and content keys, judging and cleaning executed ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,18 @@ from rlhf_kit.runs import PROJECT, file_hash, stable_hash, write_text
 
 FOLDER = PROJECT / "notebooks"
 # Modules that arrange the work and cannot change a notebook's numbers; a change in them re-executes nothing.
-ARRANGING = {"__main__", "cli", "doctor", "execute", "notebooks", "progress", "report", "runner", "site", "sweep"}
+ARRANGING = {
+    "__main__",
+    "cli",
+    "doctor",
+    "execute",
+    "notebooks",
+    "progress",
+    "report",
+    "runner",
+    "site",
+    "sweep",
+}
 
 
 @dataclass(frozen=True)
@@ -48,18 +59,24 @@ def _literals(path: Path, source: str) -> tuple[dict[str, Any], set[str]]:
             target, value = node.target.id, node.value
             if "None" in ast.unparse(node.annotation) or "Optional" in ast.unparse(node.annotation):
                 optional.add(target)
-        elif isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+        elif (
+            isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
+        ):
             target, value = node.targets[0].id, node.value
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue
         else:
-            raise KitError(f"{path.name}: its parameters cell may hold only `NAME = literal` lines, "
-                           f"not `{ast.unparse(node)}`")
+            raise KitError(
+                f"{path.name}: its parameters cell may hold only `NAME = literal` lines, "
+                f"not `{ast.unparse(node)}`"
+            )
         try:
             values[target] = ast.literal_eval(value)
         except ValueError:
-            raise KitError(f"{path.name}: parameter {target} must be a literal, as a value derived there would not "
-                           f"follow an injected parameter") from None
+            raise KitError(
+                f"{path.name}: parameter {target} must be a literal, as a value derived there would not "
+                f"follow an injected parameter"
+            ) from None
         if values[target] is None:
             optional.add(target)
     return values, optional
@@ -67,7 +84,9 @@ def _literals(path: Path, source: str) -> tuple[dict[str, Any], set[str]]:
 
 def load(path: Path) -> Notebook:
     """A notebook with its parameters; KitError unless exactly one code cell is tagged `parameters`."""
-    cells = [c for c in read(path).cells if c.cell_type == "code" and "parameters" in c.metadata.get("tags", [])]
+    cells = [
+        c for c in read(path).cells if c.cell_type == "code" and "parameters" in c.metadata.get("tags", [])
+    ]
     if len(cells) != 1:
         raise KitError(f"{path.name} has {len(cells)} cells tagged `parameters`, and must have one")
     values, optional = _literals(path, cells[0].source)
@@ -75,7 +94,7 @@ def load(path: Path) -> Notebook:
 
 
 def select(folder: Path = FOLDER, only: str | None = None, start: str | None = None) -> list[Notebook]:
-    """The notebooks NN_*.ipynb of a folder in order; `only` is "03" or "03,05", `start` the first one to take."""
+    """The notebooks NN_*.ipynb of a folder in order; `only` is "03" or "03,05", `start` the first to take."""
     paths = sorted(p for p in folder.glob("*.ipynb") if re.match(r"\d\d_", p.name))
     if not paths:
         raise KitError(f"{folder} holds no notebooks named NN_*.ipynb")
@@ -85,7 +104,9 @@ def select(folder: Path = FOLDER, only: str | None = None, start: str | None = N
         text = text.strip().removesuffix(".ipynb")
         found = numbers.get(text.zfill(2) if text.isdigit() else text)
         if found is None:
-            raise KitError(f"{option} {text!r}: no such notebook; there are {', '.join(p.stem for p in paths)}")
+            raise KitError(
+                f"{option} {text!r}: no such notebook; there are {', '.join(p.stem for p in paths)}"
+            )
         return found
 
     if only:
@@ -100,6 +121,7 @@ def select(folder: Path = FOLDER, only: str | None = None, start: str | None = N
 
 
 # ---------------------------------------------------------------- parameters
+
 
 def _fits(value: Any, default: Any, optional: bool) -> bool:
     if value is None:
@@ -116,7 +138,8 @@ def _fits(value: Any, default: Any, optional: bool) -> bool:
 def check_parameters(books: list[Notebook], given: dict[str, str]) -> dict[str, dict[str, Any]]:
     """The parameters to inject, notebook by notebook, from `given` texts (`--param name=value`).
 
-    A parameter goes to every notebook that has it. KitError when no chosen notebook has it, or the type is wrong.
+    A parameter goes to every notebook that has it. KitError when no chosen notebook has it, or the type is
+    wrong.
     """
     result: dict[str, dict[str, Any]] = {book.name: {} for book in books}
     for name, text in given.items():
@@ -133,7 +156,9 @@ def check_parameters(books: list[Notebook], given: dict[str, str]) -> dict[str, 
                 value = float(value)
             if not _fits(value, default, name in book.optional):
                 wanted = "text, a number or true/false" if default is None else type(default).__name__
-                raise KitError(f"--param {name}={text}: {book.name} wants {wanted} (its default is {default!r})")
+                raise KitError(
+                    f"--param {name}={text}: {book.name} wants {wanted} (its default is {default!r})"
+                )
             result[book.name][name] = value
     return result
 
@@ -148,15 +173,22 @@ def _parse(text: str) -> Any:
 
 # ---------------------------------------------------------------- content keys
 
+
 def code_key() -> str:
-    """Hash of what all notebooks share: the package (but for what only arranges the work) and the data folder."""
+    """Hash of what all notebooks share: the package (but for what only arranges the work) and data/."""
     package = Path(__file__).parent
-    parts = [[str(p.relative_to(package)), file_hash(p)] for p in sorted(package.rglob("*.py"))
-             if str(p.relative_to(package).with_suffix("")) not in ARRANGING]
+    parts = [
+        [str(p.relative_to(package)), file_hash(p)]
+        for p in sorted(package.rglob("*.py"))
+        if str(p.relative_to(package).with_suffix("")) not in ARRANGING
+    ]
     data = PROJECT / "data"
     skipped = {data / "expected" / "timings.yaml"}
-    parts += [[str(p.relative_to(data)), file_hash(p)] for p in sorted(data.rglob("*"))
-              if p.is_file() and p not in skipped and p.parent.name != "profiles"]
+    parts += [
+        [str(p.relative_to(data)), file_hash(p)]
+        for p in sorted(data.rglob("*"))
+        if p.is_file() and p not in skipped and p.parent.name != "profiles"
+    ]
     return stable_hash(parts)
 
 
@@ -167,26 +199,37 @@ def local_key(path: str | None) -> Any:
     if not path:
         return None
     found = project_path(path)
-    files = sorted(p for p in found.rglob("*") if p.is_file()) if found.is_dir() else [found] * found.is_file()
+    files = (
+        sorted(p for p in found.rglob("*") if p.is_file()) if found.is_dir() else [found] * found.is_file()
+    )
     return [path, [[p.name, p.stat().st_size, int(p.stat().st_mtime)] for p in files]]
 
 
 def content_key(book: Notebook, parameters: dict[str, Any], *shared: Any) -> str:
-    """Key of an executed notebook: its cells' sources (not their outputs), its parameters, and what is shared."""
+    """Key of an executed notebook: its cells' sources (not their outputs), parameters, and what is shared."""
     cells = [[c.cell_type, c.source] for c in read(book.path).cells]
     return stable_hash(cells, parameters, *shared)
 
 
 # ---------------------------------------------------------------- executed notebooks
 
+
 def _place(cells: list, cell: Any) -> str:
-    code = [c for c in cells if c.cell_type == "code"]
-    lines = [x for x in cell.source.splitlines() if x.strip() and not x.lstrip().startswith("#")] or ["(empty)"]
+    """Which cell of the source notebook this is; the injected parameters are not counted."""
+    code = [
+        c for c in cells if c.cell_type == "code" and "injected-parameters" not in c.metadata.get("tags", [])
+    ]
+    if cell not in code:
+        return "the injected parameters"
+    lines = [x for x in cell.source.splitlines() if x.strip() and not x.lstrip().startswith("#")] or [
+        "(empty)"
+    ]
     return f"code cell {code.index(cell) + 1} of {len(code)}, which begins `{lines[0].strip()[:70]}`"
 
 
 def what_went_wrong(path: Path) -> str | None:
-    """None if every code cell of an executed notebook ran without an error; else one sentence naming the cell.
+    """None if every code cell of an executed notebook ran without an error; else one sentence naming the
+    cell.
 
     papermill's own status is not asked: after a killed kernel it calls every cell completed.
     """
@@ -220,9 +263,12 @@ def died_in(path: Path) -> str | None:
 def clean(executed: Path, target: Path) -> None:
     """Stores an executed notebook as a lesson: without injected parameters, papermill and widget metadata."""
     book = read(executed)
-    book.metadata = nbformat.from_dict({k: v for k, v in book.metadata.items() if k in ("kernelspec", "language_info")})
+    book.metadata = nbformat.from_dict(
+        {k: v for k, v in book.metadata.items() if k in ("kernelspec", "language_info")}
+    )
     book.metadata["kernelspec"] = nbformat.from_dict(
-        {"display_name": "Python 3", "language": "python", "name": "python3"})
+        {"display_name": "Python 3", "language": "python", "name": "python3"}
+    )
     book.metadata["language_info"] = nbformat.from_dict({"name": "python"})
     book.cells = [c for c in book.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     count = 0

@@ -1,4 +1,4 @@
-"""The dial: profiles are YAML files, checked on load, and resolved to a machine with the reason for each choice."""
+"""The dial: profiles are YAML files, checked on load, and resolved to a machine with reasons."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Lora(_Section):
 
 
 class Model(_Section):
-    """The base policy; `max_length` in tokens, prompt and response together. `tokenizer` null = the model's own."""
+    """The base policy; `max_length` in tokens, prompt and response together; tokenizer null = the model's."""
 
     path: str | None = "data/pocket_base"
     init: Init | None = None
@@ -60,7 +60,7 @@ class Annotator(_Section):
 
 
 class Data(_Section):
-    """Where rows come from and how many: kind `world` is the pocket world, `file` a preference file or hub data set."""
+    """Where rows come from and how many: the pocket `world`, or a preference `file` (or hub data set)."""
 
     kind: Literal["world", "file"] = "world"
     preferences: str | None = None
@@ -78,7 +78,7 @@ class Data(_Section):
 
 
 class Training(_Section):
-    """One trainer's settings. `batch_size` is the global batch in rows; `micro_batch_size` what one device holds at once."""
+    """One trainer's settings; `batch_size` is global, in rows, `micro_batch_size` per device at once."""
 
     epochs: float = Field(1, gt=0)
     learning_rate: float = Field(1e-3, gt=0)
@@ -146,6 +146,7 @@ class Profile(_Section):
 
 # ---------------------------------------------------------------- loading
 
+
 def known() -> list[str]:
     """Names of the shipped profiles, the default first."""
     return sorted((p.stem for p in FOLDER.glob("*.yaml")), key=lambda n: (n != DEFAULT, n))
@@ -159,7 +160,9 @@ def _read(path: Path) -> dict:
     except yaml.YAMLError as error:
         raise KitError(f"profile {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise KitError(f"profile {path} must be a mapping of sections, such as `dpo:` with `beta: 0.1` under it")
+        raise KitError(
+            f"profile {path} must be a mapping of sections, such as `dpo:` with `beta: 0.1` under it"
+        )
     return values
 
 
@@ -197,7 +200,11 @@ def _sentence(error: dict, where: str) -> str:
     if error["type"] == "extra_forbidden":
         allowed = _fields_at(location[:-1])
         near = difflib.get_close_matches(str(location[-1]), allowed, n=1, cutoff=0.5)
-        hint = f"did you mean {'.'.join([*map(str, location[:-1]), near[0]])!r}?" if near else f"known here: {', '.join(allowed)}"
+        hint = (
+            f"did you mean {'.'.join([*map(str, location[:-1]), near[0]])!r}?"
+            if near
+            else f"known here: {', '.join(allowed)}"
+        )
         return f"{where}: unknown key {dotted!r}; {hint}"
     return f"{where}: {dotted} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
@@ -205,8 +212,8 @@ def _sentence(error: dict, where: str) -> str:
 def load_profile(name_or_path: str | Path = DEFAULT, overrides: dict[str, Any] | None = None) -> Profile:
     """The checked profile of a shipped name or a YAML file (which may say `extends: laptop`).
 
-    `overrides` are dotted keys, {"dpo.beta": 0.2}. KitError: unknown profile, unknown key (with the nearest one),
-    a value of the wrong type or range, or a profile that needs values which only you can give (byo).
+    `overrides` are dotted keys, {"dpo.beta": 0.2}. KitError: unknown profile, unknown key (with the nearest
+    one), a value of the wrong type or range, or a profile that needs values which only you can give (byo).
     """
     text = str(name_or_path)
     is_file = text.endswith((".yaml", ".yml")) or os.sep in text
@@ -215,7 +222,10 @@ def load_profile(name_or_path: str | Path = DEFAULT, overrides: dict[str, Any] |
         if is_file:
             raise KitError(f"profile file {text} does not exist")
         near = difflib.get_close_matches(text, known(), n=1)
-        raise KitError(f"unknown profile {text!r}; known: {', '.join(known())}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise KitError(
+            f"unknown profile {text!r}; known: {', '.join(known())}"
+            + (f"; did you mean {near[0]!r}?" if near else "")
+        )
     where = text if is_file else f"data/profiles/{path.name}"
     values = _read(path)
     if "extends" in values:
@@ -239,25 +249,41 @@ def load_profile(name_or_path: str | Path = DEFAULT, overrides: dict[str, Any] |
 def _check(profile: Profile, where: str) -> None:
     """What no single field can tell."""
     if profile.data.kind == "file":
-        missing = [k for k, v in (("model.path", profile.model.path), ("data.preferences", profile.data.preferences)) if not v]
+        missing = [
+            k
+            for k, v in (("model.path", profile.model.path), ("data.preferences", profile.data.preferences))
+            if not v
+        ]
         if missing:
             sets = " ".join(f"--set {k}=..." for k in missing)
-            raise KitError(f"{where}: {' and '.join(missing)} must be given: your model and your preference file "
-                           f"({sets}, or a YAML file of yours with `extends: byo`)")
+            raise KitError(
+                f"{where}: {' and '.join(missing)} must be given: your model and your preference file "
+                f"({sets}, or a YAML file of yours with `extends: byo`)"
+            )
     if not profile.model.path and not profile.model.init:
-        raise KitError(f"{where}: model.path and model.init are both empty; give a checkpoint or the sizes of a new model")
+        raise KitError(
+            f"{where}: model.path and model.init are both empty; give a checkpoint or a new model's sizes"
+        )
     if profile.model.path and profile.model.init:
         raise KitError(f"{where}: model.path and model.init exclude each other; set one of them to null")
     if profile.model.init and profile.model.init.hidden_size % profile.model.init.heads:
         raise KitError(f"{where}: model.init.hidden_size must be a multiple of model.init.heads")
     if profile.sampling.max_new_tokens >= profile.model.max_length:
-        raise KitError(f"{where}: sampling.max_new_tokens ({profile.sampling.max_new_tokens}) must be smaller than "
-                       f"model.max_length ({profile.model.max_length})")
+        raise KitError(
+            f"{where}: sampling.max_new_tokens ({profile.sampling.max_new_tokens}) must be smaller than "
+            f"model.max_length ({profile.model.max_length})"
+        )
 
 
 def needs_hub(profile: Profile) -> bool:
     """True if a model or data set of the profile is not found on this machine and so is a hub id."""
-    names = [profile.model.path, profile.model.tokenizer, profile.data.preferences, profile.data.sft, profile.data.prompts]
+    names = [
+        profile.model.path,
+        profile.model.tokenizer,
+        profile.data.preferences,
+        profile.data.sft,
+        profile.data.prompts,
+    ]
     for section in (profile.sft, profile.reward, profile.pairwise, profile.dpo):
         names += [section.start, section.released]
     return any(name and not project_path(name).exists() for name in names)

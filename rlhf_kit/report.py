@@ -18,7 +18,8 @@ def _load(name: str) -> tuple[list[dict], dict[str, Any], dict]:
         there = ", ".join(sorted(p.name for p in root.glob("*") if (p / "claims.json").is_file())) or "none"
         raise KitError(f"there is no run {name!r}; finished runs: {there}")
     folder = open_run(name, root).path
-    return tuple(read_json(folder / f"{x}.json") for x in ("claims", "metrics", "timings"))  # type: ignore[return-value]
+    claims_, metrics, timings = (read_json(folder / f"{x}.json") for x in ("claims", "metrics", "timings"))
+    return claims_, metrics, timings
 
 
 def _text(value: Any) -> str:
@@ -26,7 +27,7 @@ def _text(value: Any) -> str:
 
 
 def report(name: str, against: str | None = None) -> str:
-    """Markdown: the claims table, the metrics and the notebooks' seconds; with `against`, metric differences."""
+    """Markdown: the claims table, the metrics, the notebooks' seconds; with `against`, differences."""
     found, metrics, timings = _load(name)
     lines = [f"# Run {name}", "", "## Claims", "", claims.table(found), "", "## Metrics", ""]
     if against is None:
@@ -42,5 +43,7 @@ def report(name: str, against: str | None = None) -> str:
             both = all(isinstance(x, int | float) and not isinstance(x, bool) for x in (a, b))
             lines.append(f"| {key} | {_text(a)} | {_text(b)} | {_text(a - b) if both else ''} |")
     lines += ["", "## Time", "", "| notebook | seconds | peak MB |", "| --- | --- | --- |"]
-    lines += [f"| {n} | {s} | {timings['peak_memory_mb'].get(n, '')} |" for n, s in timings["notebooks"].items()]
+    lines += [
+        f"| {n} | {s} | {timings['peak_memory_mb'].get(n, '')} |" for n, s in timings["notebooks"].items()
+    ]
     return "\n".join([*lines, f"| total | {timings['total_seconds']} | |"])

@@ -1,7 +1,8 @@
 """Runs the course headlessly: notebooks in order through papermill, each in a process of its own.
 
-A notebook counts as done when every code cell ran, no cell shows an error, and the closing record that its last cell
-writes is there and new. Finished notebooks carry a content key; with nothing changed they are not executed again.
+A notebook counts as done when every code cell ran, no cell shows an error, and the closing record that its
+last cell writes is there and new. Finished notebooks carry a content key; with nothing changed they are not
+executed again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,18 @@ from rlhf_kit.errors import KitError
 from rlhf_kit.files import locked
 from rlhf_kit.notebooks import Notebook
 from rlhf_kit.progress import Display, Events, clock
-from rlhf_kit.runs import PROJECT, Run, environment, open_run, read_json, record, records, shown, write_json, write_text
+from rlhf_kit.runs import (
+    PROJECT,
+    Run,
+    environment,
+    open_run,
+    read_json,
+    record,
+    records,
+    shown,
+    write_json,
+    write_text,
+)
 
 
 @dataclass(frozen=True)
@@ -48,8 +60,9 @@ def default_run(profile: str, seed: int) -> str:
 def run_course(options: Options) -> tuple[int, Run]:
     """Runs the chosen notebooks and writes timings.json, metrics.json, claims.json and site/ of the run.
 
-    Returns (exit status, run): 0, or 1 when a notebook failed or a claim is outside its band. KitError, before
-    anything starts, for an unknown profile, notebook or parameter, a wrong type, or a run that is being run.
+    Returns (exit status, run): 0, or 1 when a notebook failed or a claim is outside its band. KitError,
+    before anything starts, for an unknown profile, notebook or parameter, a wrong type, or a run that is
+    being run.
     """
     books = notebooks.select(options.folder, options.only, options.start)
     profile = profiles.load_profile(options.profile, options.sets)
@@ -72,8 +85,13 @@ def run_course(options: Options) -> tuple[int, Run]:
             common = {k: v for k, v in common.items() if k in book.parameters}
             injected[book.name] = {**common, **injected[book.name]}
         shared = (
-            profile.model_dump(mode="json"), notebooks.code_key(), environment()["versions"],
-            [notebooks.local_key(x) for x in (profile.model.path, profile.data.preferences, profile.data.sft)],
+            profile.model_dump(mode="json"),
+            notebooks.code_key(),
+            environment()["versions"],
+            [
+                notebooks.local_key(x)
+                for x in (profile.model.path, profile.data.preferences, profile.data.sft)
+            ],
         )
         status = _execute_all(run, books, injected, shared, _child_env(run, profile, machine), options.again)
         status = max(status, conclude(run))
@@ -83,13 +101,21 @@ def run_course(options: Options) -> tuple[int, Run]:
 def _child_env(run: Run, profile: profiles.Profile, machine: profiles.Machine) -> dict[str, str]:
     env = dict(os.environ)
     threads = str(machine.threads)
-    env.update({
-        "RLHF_KIT_RUNS": str(run.path.parent), "RLHF_KIT_THREADS": threads, "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_DISABLE_TELEMETRY": "1", "TQDM_MININTERVAL": "10", "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [env.get("PYTHONPATH")])]),
-    })
+    env.update(
+        {
+            "RLHF_KIT_RUNS": str(run.path.parent),
+            "RLHF_KIT_THREADS": threads,
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "OPENBLAS_NUM_THREADS": threads,
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "TQDM_MININTERVAL": "10",
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+            "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [env.get("PYTHONPATH")])]),
+        }
+    )
     if not profiles.needs_hub(profile):
         env.update({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"})
     return env
@@ -105,7 +131,12 @@ def expected_seconds(run: Run, profile: str) -> dict[str, float]:
 
 
 def _execute_all(
-    run: Run, books: list[Notebook], injected: dict[str, dict], shared: tuple, env: dict[str, str], again: bool
+    run: Run,
+    books: list[Notebook],
+    injected: dict[str, dict],
+    shared: tuple,
+    env: dict[str, str],
+    again: bool,
 ) -> int:
     names = [b.name for b in books]
     display = Display(names, expected_seconds(run, shared[0]["name"]))
@@ -119,15 +150,21 @@ def _execute_all(
         problem = execute(run, book, injected[book.name], key, env, display)
         if problem:
             display.done(f"FAILED: {problem}")
-            display.line(f"        log: {shown(run.path / 'logs' / f'{book.name}.log')}; the same command continues here")
+            display.line(f"        log: {shown(_log(run, book))}; the same command continues here")
             return 1
     return 0
+
+
+def _log(run: Run, book: Notebook) -> Path:
+    return run.path / "logs" / f"{book.name}.log"
 
 
 def _is_done(run: Run, book: Notebook, key: str) -> bool:
     executed = records(run, "executed").get(book.name)
     return bool(
-        executed and executed["value"]["key"] == key and book.name in records(run, "finished")
+        executed
+        and executed["value"]["key"] == key
+        and book.name in records(run, "finished")
         and (run.path / "notebooks" / book.path.name).is_file()
     )
 
@@ -177,25 +214,36 @@ def execute(
     run: Run, book: Notebook, parameters: dict, key: str, env: dict[str, str], display: Display
 ) -> str | None:
     """Executes one notebook into the run; None if it is done, else the sentence that says why not."""
-    folder, logs = run.path / "notebooks", run.path / "logs"
+    folder = run.path / "notebooks"
     folder.mkdir(exist_ok=True)
-    logs.mkdir(exist_ok=True)
+    _log(run, book).parent.mkdir(exist_ok=True)
     output, partial = folder / book.path.name, folder / f".partial-{book.path.name}"
     result, spec = folder / f".partial-{book.name}.result", folder / f".partial-{book.name}.spec"
     for path in (output, partial, result, folder / f"{book.name}.failed.ipynb"):
         path.unlink(missing_ok=True)
     _forget(run, book.name)
-    write_json(spec, {"source": str(book.path), "output": str(partial), "result": str(result),
-                      "cwd": str(book.path.parent), "parameters": parameters})
+    write_json(
+        spec,
+        {
+            "source": str(book.path),
+            "output": str(partial),
+            "result": str(result),
+            "cwd": str(book.path.parent),
+            "parameters": parameters,
+        },
+    )
     events = Events(run.path / "events.jsonl")
     display.start(book.name)
     started, peak, stages = time.monotonic(), 0.0, {}
-    log = logs / f"{book.name}.log"
-    with open(log, "wb") as handle:
+    with open(_log(run, book), "wb") as handle:
         process = subprocess.Popen(
-            [sys.executable, "-m", "rlhf_kit.execute", str(spec)], stdout=handle, stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL, cwd=book.path.parent, env={**env, "RLHF_KIT_NOTEBOOK": book.name},
-            start_new_session=True,  # so that Ctrl-C reaches the runner alone, which then ends things in order
+            [sys.executable, "-m", "rlhf_kit.execute", str(spec)],
+            stdout=handle,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            cwd=book.path.parent,
+            env={**env, "RLHF_KIT_NOTEBOOK": book.name},
+            start_new_session=True,  # Ctrl-C reaches the runner alone, which then ends things in order
         )
         try:
             while process.poll() is None:
@@ -212,7 +260,11 @@ def execute(
     stages.update({f"{e['stage']}-{e['key']}": e["seconds"] for e in new if e["event"] == "made"})
     display.events(new)
     seconds = round(time.monotonic() - started, 1)
-    outcome = read_json(result) if result.is_file() else {"status": "failed", "message": "the executing process died"}
+    outcome = (
+        read_json(result)
+        if result.is_file()
+        else {"status": "failed", "message": "the executing process died"}
+    )
     problem = _problem(run, book, partial, outcome)
     if problem:
         if partial.is_file():
@@ -222,8 +274,18 @@ def execute(
     os.replace(partial, output)
     spec.unlink()
     result.unlink()
-    record(run, "executed", book.name, {"key": key, "seconds": seconds, "peak_memory_mb": round(peak),
-                                        "stages": stages, "parameters": parameters})
+    record(
+        run,
+        "executed",
+        book.name,
+        {
+            "key": key,
+            "seconds": seconds,
+            "peak_memory_mb": round(peak),
+            "stages": stages,
+            "parameters": parameters,
+        },
+    )
     display.done(f"done in {clock(seconds)}, peak {peak / 1024:.1f} GB")
     return None
 
@@ -249,13 +311,16 @@ def write_results(run: Run) -> list[dict]:
     stages: dict[str, float] = {}
     for manifest in sorted(run.path.glob("*-*/manifest.json")):
         stages[manifest.parent.name] = read_json(manifest)["seconds"]
-    write_json(run.path / "timings.json", {
-        "notebooks": {n: e["seconds"] for n, e in executed.items()},
-        "total_seconds": round(sum(e["seconds"] for e in executed.values()), 1),
-        "stages": stages,
-        "peak_memory_mb": {n: e["peak_memory_mb"] for n, e in executed.items()},
-        "environment": environment(),
-    })
+    write_json(
+        run.path / "timings.json",
+        {
+            "notebooks": {n: e["seconds"] for n, e in executed.items()},
+            "total_seconds": round(sum(e["seconds"] for e in executed.values()), 1),
+            "stages": stages,
+            "peak_memory_mb": {n: e["peak_memory_mb"] for n, e in executed.items()},
+            "environment": environment(),
+        },
+    )
     write_json(run.path / "metrics.json", {n: r["value"] for n, r in records(run, "metrics").items()})
     found = claims.collect(run)
     write_json(run.path / "claims.json", found)
@@ -290,6 +355,7 @@ def store_outputs(run: Run, folder: Path = notebooks.FOLDER) -> list[Path]:
 
 def stop_on_terminate() -> None:
     """Lets SIGTERM end a run as Ctrl-C does: the kernel is ended, and everything finished stays."""
+
     def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 

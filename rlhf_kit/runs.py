@@ -42,9 +42,29 @@ from rlhf_kit.files import (
 )
 
 __all__ = [
-    "PROJECT", "Ledger", "Run", "Stage", "as_run", "code_hash", "derive_seed", "environment", "file_hash", "finish", "locked",
-    "open_run", "peak_memory_mb", "project_path", "read_json", "read_rows", "record", "records", "shown", "stable_hash",
-    "write_json", "write_rows", "write_text",
+    "PROJECT",
+    "Ledger",
+    "Run",
+    "Stage",
+    "as_run",
+    "code_hash",
+    "derive_seed",
+    "environment",
+    "file_hash",
+    "finish",
+    "locked",
+    "open_run",
+    "peak_memory_mb",
+    "project_path",
+    "read_json",
+    "read_rows",
+    "record",
+    "records",
+    "shown",
+    "stable_hash",
+    "write_json",
+    "write_rows",
+    "write_text",
 ]
 
 # The libraries whose versions can change a number; written into every manifest.
@@ -52,6 +72,7 @@ LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "tokenizers", "
 
 
 # ---------------------------------------------------------------- the row ledger
+
 
 @dataclass
 class Ledger:
@@ -65,7 +86,10 @@ class Ledger:
     def check(self) -> Ledger:
         """Returns itself; KitError when the rows do not add up."""
         lost = sum(self.dropped.values())
-        if self.rows_in != self.rows_out + lost or min([self.rows_in, self.rows_out, *self.dropped.values()]) < 0:
+        if (
+            self.rows_in != self.rows_out + lost
+            or min([self.rows_in, self.rows_out, *self.dropped.values()]) < 0
+        ):
             raise KitError(
                 f"the row ledger of {self.stage} does not balance: {self.rows_in} rows in, "
                 f"{self.rows_out} out and {lost} dropped {self.dropped}"
@@ -81,6 +105,7 @@ class Ledger:
 
 
 # ---------------------------------------------------------------- stages and runs
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -112,10 +137,16 @@ def environment() -> dict[str, Any]:
             versions[library] = metadata.version(library)
     commit = None
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, timeout=5)
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, timeout=5
+        )
         commit = done.stdout.strip() or None if done.returncode == 0 else None
-    return {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}",
-            "versions": versions, "git_commit": commit}
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "versions": versions,
+        "git_commit": commit,
+    }
 
 
 def peak_memory_mb() -> float | None:
@@ -141,7 +172,9 @@ def _facts_and_ledgers(built: Any) -> tuple[dict, list[Ledger]]:
         found = facts.pop("ledger", None) or []
         found = [found] if isinstance(found, Ledger | Mapping) else list(found)
         return facts, [x if isinstance(x, Ledger) else Ledger(**x) for x in found]
-    raise KitError(f"a stage's build must return nothing, a Ledger, a list of Ledgers or a dict, not {type(built).__name__}")
+    raise KitError(
+        f"a stage's build must return nothing, a Ledger, a list of them or a dict, not {type(built).__name__}"
+    )
 
 
 @dataclass(frozen=True)
@@ -173,9 +206,10 @@ class Run:
     ) -> Stage:
         """The stage made from these inputs, parameters and code: found if made earlier, else built now.
 
-        `build(folder)` writes its files into `folder` and returns None, a Ledger, a list of Ledgers, or a dict
-        of facts for the manifest (a `ledger` entry in it is checked too). After a kill the same folder is handed
-        to `build` again, so it may resume from what it left there. KitError when a ledger does not balance.
+        `build(folder)` writes its files into `folder` and returns None, a Ledger, a list of Ledgers, or a
+        dict of facts for the manifest (a `ledger` entry in it is checked too). After a kill the same folder
+        is handed to `build` again, so it may resume from what it left there. KitError when a ledger does not
+        balance.
         """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise KitError(f"stage name {name!r} may hold only letters, digits, '.', '_' and '-'")
@@ -201,10 +235,18 @@ class Run:
                 ledger.check()
             seconds = round(time.monotonic() - clock, 2)
             manifest = {
-                "stage": name, "key": key, "inputs": input_keys, "params": plain_params, "code": code_key,
-                "ledger": [x.to_dict() for x in ledgers], "facts": facts, "seconds": seconds,
-                "started": started.isoformat(timespec="seconds"), "resumed": resumed,
-                "peak_memory_mb": peak_memory_mb(), "notebook": os.environ.get("RLHF_KIT_NOTEBOOK"),
+                "stage": name,
+                "key": key,
+                "inputs": input_keys,
+                "params": plain_params,
+                "code": code_key,
+                "ledger": [x.to_dict() for x in ledgers],
+                "facts": facts,
+                "seconds": seconds,
+                "started": started.isoformat(timespec="seconds"),
+                "resumed": resumed,
+                "peak_memory_mb": peak_memory_mb(),
+                "notebook": os.environ.get("RLHF_KIT_NOTEBOOK"),
                 **environment(),
             }
             write_json(partial / "manifest.json", manifest)
@@ -221,7 +263,7 @@ class Run:
 
 
 def open_run(name: str, root: str | Path | None = None, quiet: bool = False) -> Run:
-    """Opens (makes) `runs/<name>` under `root`, else under $RLHF_KIT_RUNS, else under the project's `runs`."""
+    """Opens (makes) the folder <name> in `root`, else in $RLHF_KIT_RUNS, else in the project's `runs`."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise KitError(f"run name {name!r} may hold only letters, digits, '.', '_' and '-'")
     folder = Path(root or os.environ.get("RLHF_KIT_RUNS") or PROJECT / "runs").resolve() / name
@@ -234,13 +276,14 @@ def open_run(name: str, root: str | Path | None = None, quiet: bool = False) -> 
 
 # ---------------------------------------------------------------- records of claims, metrics, notebooks
 
+
 def as_run(course_or_run: Any) -> Run:
     """The Run of a course, or the Run itself."""
     return course_or_run if isinstance(course_or_run, Run) else course_or_run.run
 
 
 def record(run: Any, kind: str, name: str, value: Any) -> Path:
-    """Writes `runs/<run>/records/<kind>/<name>.json` = {name, value, notebook}, replacing an earlier record."""
+    """Writes records/<kind>/<name>.json = {name, value, notebook} in the run, replacing an earlier one."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise KitError(f"record name {name!r} may hold only letters, digits, '.', '_' and '-'")
     path = as_run(run).path / "records" / kind / f"{name}.json"

@@ -1,7 +1,8 @@
 """The browsable site of a run: static pages that need no server and fetch nothing.
 
 Everything that a model wrote is escaped: notebook outputs pass nbconvert's sanitizer, names and statements
-`html.escape`. Formulas become small SVG images where matplotlib's mathtext can draw them, and stay TeX elsewhere.
+`html.escape`. Formulas become small SVG images where matplotlib's mathtext can draw them, and stay TeX
+elsewhere.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ from rlhf_kit.progress import clock
 from rlhf_kit.runs import Run, read_json, records, write_text
 
 STYLE = """
-body{font:16px/1.55 system-ui,sans-serif;max-width:56rem;margin:0 auto;padding:1rem 1.2rem 4rem;color:#1b1f24;background:#fff}
-nav{display:flex;justify-content:space-between;gap:1rem;border-bottom:1px solid #d5dae0;padding:.4rem 0;margin-bottom:1rem}
+body{font:16px/1.55 system-ui,sans-serif;max-width:56rem;
+margin:0 auto;padding:1rem 1.2rem 4rem;color:#1b1f24;background:#fff}
+nav{display:flex;justify-content:space-between;gap:1rem;
+border-bottom:1px solid #d5dae0;padding:.4rem 0;margin-bottom:1rem}
 a{color:#0b57a4} h1,h2,h3{line-height:1.25} img,svg{max-width:100%;height:auto}
-pre,code{font:13px/1.45 ui-monospace,monospace} pre{overflow-x:auto;margin:0;padding:.5rem .7rem;white-space:pre-wrap}
+pre,code{font:13px/1.45 ui-monospace,monospace}
+pre{overflow-x:auto;margin:0;padding:.5rem .7rem;white-space:pre-wrap}
 .jp-CodeCell .jp-InputArea,.highlight{background:#f5f7f9;border-radius:4px} .jp-Cell,.cell{margin:.7rem 0}
 .jp-InputPrompt,.jp-OutputPrompt,.prompt,.anchor-link{display:none}
 table{border-collapse:collapse;font-size:14px;display:block;overflow-x:auto}
@@ -44,6 +48,7 @@ def _page(title: str, body: str, nav: str = "", style: str = "") -> str:
 
 # ---------------------------------------------------------------- formulas
 
+
 @lru_cache(maxsize=2048)
 def _formula(tex: str, display: bool) -> str | None:
     """An <img> of a TeX formula, or None where mathtext does not know a command in it."""
@@ -52,17 +57,24 @@ def _formula(tex: str, display: bool) -> str | None:
 
     image = io.BytesIO()
     try:
-        depth = mathtext.math_to_image(f"${' '.join(tex.split())}$", image, format="svg",
-                                       prop=FontProperties(size=13 if display else 11.5))
+        depth = mathtext.math_to_image(
+            f"${' '.join(tex.split())}$",
+            image,
+            format="svg",
+            prop=FontProperties(size=13 if display else 11.5),
+        )
     except (ValueError, RuntimeError):
         return None
     data = base64.b64encode(image.getvalue()).decode()
     place = "display:block;margin:.8rem auto" if display else f"vertical-align:{-depth / 72 * 1.0:.3f}in"
-    return f'<img alt="{html.escape(tex, quote=True)}" style="{place}" src="data:image/svg+xml;base64,{data}">'
+    return (
+        f'<img alt="{html.escape(tex, quote=True)}" style="{place}" src="data:image/svg+xml;base64,{data}">'
+    )
 
 
 def _formulas(page: str) -> str:
     """Draws $...$ and $$...$$ in the text of a page, leaving code and attributes alone."""
+
     def draw(match: re.Match) -> str:
         display = match.group(1) is not None
         source = match.group(1) if display else match.group(2)
@@ -74,6 +86,7 @@ def _formulas(page: str) -> str:
 
 
 # ---------------------------------------------------------------- pages
+
 
 def _render(path: Path) -> tuple[str, str]:
     """(title, HTML) of an executed notebook: its first heading and its cells."""
@@ -87,14 +100,20 @@ def _render(path: Path) -> tuple[str, str]:
         if heading:
             title = re.sub(r"[`*_]", "", heading.group(1)).strip()
             break
-    exporter = HTMLExporter(template_name="basic", sanitize_html=True, embed_images=True,
-                            exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True)
+    exporter = HTMLExporter(
+        template_name="basic",
+        sanitize_html=True,
+        embed_images=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        exclude_anchor_links=True,
+    )
     body, _ = exporter.from_notebook_node(book)
     return title, _formulas(body)
 
 
 def _course_figure(run: Run, executed: list[Path]) -> str:
-    """The figure of the course: from the cell tagged `course-figure`, else the last notebook's first picture."""
+    """The course's figure: of the cell tagged `course-figure`, else the last notebook's first picture."""
     last = ""
     for path in reversed(executed):
         for cell in notebooks.read(path).cells:
@@ -102,7 +121,8 @@ def _course_figure(run: Run, executed: list[Path]) -> str:
             for output in cell.get("outputs", []):
                 image = output.get("data", {}).get("image/png")
                 if image and (tagged or not last):
-                    last = f'<p><img alt="the course in one figure" src="data:image/png;base64,{"".join(image.split())}"></p>'
+                    data = "".join(image.split())
+                    last = f'<p><img alt="the course in one figure" src="data:image/png;base64,{data}"></p>'
                 if image and tagged:
                     return last
     return last
@@ -122,26 +142,35 @@ def _claims_table(found: list[dict], links: dict[str, str]) -> str:
             f'<td class="num">{html.escape(claims.band_text(c["band"]))}</td>'
             f"<td>{html.escape(c['statement'])}{note}</td></tr>"
         )
-    return ("<table><tr><th>status</th><th>claim</th><th>value</th><th>band</th><th>statement</th></tr>"
-            + "".join(rows) + "</table>")
+    return (
+        "<table><tr><th>status</th><th>claim</th><th>value</th><th>band</th><th>statement</th></tr>"
+        + "".join(rows)
+        + "</table>"
+    )
 
 
 def _rows(pairs: list[tuple[Any, ...]], head: tuple[str, ...]) -> str:
     cells = "".join(
-        "<tr><td>" + html.escape(str(first)) + "</td>"
-        + "".join(f'<td class="num">{html.escape(str(x))}</td>' for x in rest) + "</tr>" for first, *rest in pairs)
+        "<tr><td>"
+        + html.escape(str(first))
+        + "</td>"
+        + "".join(f'<td class="num">{html.escape(str(x))}</td>' for x in rest)
+        + "</tr>"
+        for first, *rest in pairs
+    )
     return "<table><tr>" + "".join(f"<th>{h}</th>" for h in head) + f"</tr>{cells}</table>"
 
 
 def build(run: Run) -> Path:
-    """Writes runs/<run>/site/ anew from the executed notebooks, claims.json and timings.json; returns index.html."""
+    """Writes the run's site/ anew from its executed notebooks, claims and timings; returns index.html."""
     from pygments.formatters import HtmlFormatter
 
     site = run.path / "site"
     timings = read_json(run.path / "timings.json")
     found = read_json(run.path / "claims.json")
-    executed = [p for p in sorted((run.path / "notebooks").glob("[0-9]*.ipynb"))
-                if p.stem in records(run, "executed")]
+    executed = [
+        p for p in sorted((run.path / "notebooks").glob("[0-9]*.ipynb")) if p.stem in records(run, "executed")
+    ]
     links = {p.stem: f"{p.stem}.html" for p in executed}
     colours = HtmlFormatter().get_style_defs(".highlight")
     titles = {}
@@ -158,9 +187,13 @@ def build(run: Run) -> Path:
         stale.unlink()
     contents = "".join(
         f'<li><a href="{links[n]}">{html.escape(titles[n])}</a> '
-        f"<small>({clock(timings['notebooks'].get(n))})</small></li>" for n in links)
-    books = [(n, clock(s), f"{timings['peak_memory_mb'].get(n, 0) / 1024:.1f} GB")
-             for n, s in timings["notebooks"].items()]
+        f"<small>({clock(timings['notebooks'].get(n))})</small></li>"
+        for n in links
+    )
+    books = [
+        (n, clock(s), f"{timings['peak_memory_mb'].get(n, 0) / 1024:.1f} GB")
+        for n, s in timings["notebooks"].items()
+    ]
     books.append(("total", clock(timings["total_seconds"]), ""))
     stages = [(n, clock(s)) for n, s in sorted(timings["stages"].items(), key=lambda x: -x[1])]
     metrics = read_json(run.path / "metrics.json")

@@ -47,14 +47,25 @@ def run_one(experiment: str, profile_name: str, seed: int, out: str) -> None:
     profile = profiles.load_profile(profile_name)
     started = time.monotonic()
     result = experiments.run_seed(experiment, profile_name, seed)
-    write_json(out, {"key": _key(experiment, profile), "experiment": experiment, "profile": profile.name, "seed": seed,
-                     "seconds": round(time.monotonic() - started, 1), "result": result, **environment()})
+    write_json(
+        out,
+        {
+            "key": _key(experiment, profile),
+            "experiment": experiment,
+            "profile": profile.name,
+            "seed": seed,
+            "seconds": round(time.monotonic() - started, 1),
+            "result": result,
+            **environment(),
+        },
+    )
 
 
 def sweep(experiment: str, profile_name: str, seeds: list[int], jobs: int = 1) -> tuple[int, Run]:
     """Runs the missing seeds, at most `jobs` at a time, then the summary over all of `seeds`.
 
-    Returns (exit status, run): 1 if a seed failed, its log named. A seed made at another profile is made again.
+    Returns (exit status, run): 1 if a seed failed, its log named. A seed made at another profile is made
+    again.
     """
     from rlhf_kit import experiments
 
@@ -64,9 +75,16 @@ def sweep(experiment: str, profile_name: str, seeds: list[int], jobs: int = 1) -
     run = open_run(f"sweep-{experiment}")
     (run.path / "logs").mkdir(exist_ok=True)
     threads = str(max(1, min(machine.threads, usable_cores() // max(1, jobs))))
-    env = {**os.environ, "RLHF_KIT_THREADS": threads, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
-           "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1", "RLHF_KIT_QUIET": "1",
-           "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    env = {
+        **os.environ,
+        "RLHF_KIT_THREADS": threads,
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "RLHF_KIT_QUIET": "1",
+        "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
     if not profiles.needs_hub(profile):
         env.update({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"})
     with locked(run.path / ".locks" / "runner", f"sweep {experiment}", wait=False):
@@ -77,8 +95,15 @@ def sweep(experiment: str, profile_name: str, seeds: list[int], jobs: int = 1) -
             if len(commits) > 1:
                 print(f"note: the seeds were made at {len(commits)} different commits", flush=True)
             summary = experiments.summarise(experiment, [d["result"] for d in done])
-            write_json(run.path / "summary.json", {"experiment": experiment, "profile": profile.name,
-                                                   "seeds": [d["seed"] for d in done], **summary})
+            write_json(
+                run.path / "summary.json",
+                {
+                    "experiment": experiment,
+                    "profile": profile.name,
+                    "seeds": [d["seed"] for d in done],
+                    **summary,
+                },
+            )
             print("\n".join(f"{k}: {v}" for k, v in summary.items() if not isinstance(v, list | dict)))
             print(f"{len(done)} of {len(seeds)} seeds -> {shown(run.path / 'summary.json')}", flush=True)
     return (1 if failed else 0), run
@@ -98,10 +123,19 @@ def _run_missing(
             while waiting and len(running) < max(1, jobs):
                 seed = waiting.pop(0)
                 out = run.path / f"seed-{seed}.json"
-                code = f"from rlhf_kit import sweep; sweep.run_one({experiment!r}, {profile_name!r}, {seed}, {str(out)!r})"
+                call = f"run_one({experiment!r}, {profile_name!r}, {seed}, {str(out)!r})"
+                code = f"from rlhf_kit import sweep; sweep.{call}"
                 with open(run.path / "logs" / f"seed-{seed}.log", "wb") as log:
-                    running[seed] = (subprocess.Popen([sys.executable, "-c", code], stdout=log, stdin=subprocess.DEVNULL,
-                                                      stderr=subprocess.STDOUT, env=env), time.monotonic())
+                    running[seed] = (
+                        subprocess.Popen(
+                            [sys.executable, "-c", code],
+                            stdout=log,
+                            stdin=subprocess.DEVNULL,
+                            stderr=subprocess.STDOUT,
+                            env=env,
+                        ),
+                        time.monotonic(),
+                    )
                 print(f"seed {seed}: running", flush=True)
             time.sleep(0.2)
             for seed, (process, started) in list(running.items()):
@@ -112,7 +146,10 @@ def _run_missing(
                     print(f"seed {seed}: done in {clock(time.monotonic() - started)}", flush=True)
                 else:
                     failed.append(seed)
-                    print(f"seed {seed}: FAILED, see {shown(run.path / 'logs' / f'seed-{seed}.log')}", flush=True)
+                    print(
+                        f"seed {seed}: FAILED, see {shown(run.path / 'logs' / f'seed-{seed}.log')}",
+                        flush=True,
+                    )
     finally:
         for process, _ in running.values():
             process.terminate()

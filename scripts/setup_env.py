@@ -1,9 +1,10 @@
 """Makes .venv with the pinned dependencies. Standard library only; run by `make`, safe to run again.
 
-A stamp in .venv remembers what was installed, so a second run returns at once. Linux without a GPU gets PyTorch's
-CPU build (from PyTorch's own index where that answers, else from pip's configured sources); beside a working
-NVIDIA GPU the CUDA build and vLLM; macOS the plain package.
+A stamp in .venv remembers what was installed, so a second run returns at once. Linux without a GPU gets
+PyTorch's CPU build (from PyTorch's own index where that answers, else from pip's configured sources); beside
+a working NVIDIA GPU the CUDA build and vLLM; macOS the plain package.
 """
+
 # Old syntax on purpose: an old Python must reach the sentence that says it is too old.
 import hashlib
 import os
@@ -44,7 +45,9 @@ def has_gpu():
     if not shutil.which("nvidia-smi"):
         return False
     try:
-        done = subprocess.run(["nvidia-smi", "-L"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20)
+        done = subprocess.run(
+            ["nvidia-smi", "-L"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20
+        )
     except (OSError, subprocess.SubprocessError):
         return False
     return done.returncode == 0 and b"GPU " in done.stdout
@@ -83,11 +86,24 @@ def stamp_text(python, gpu):
         with open(os.path.join(ROOT, name), "rb") as handle:
             digest.update(handle.read())
     version = subprocess.check_output([python, "-c", "import sys; print(sys.version)"])
-    return "%s %s %s\n" % (digest.hexdigest(), hashlib.sha256(version).hexdigest()[:12], "gpu" if gpu else "cpu")
+    return "%s %s %s\n" % (
+        digest.hexdigest(),
+        hashlib.sha256(version).hexdigest()[:12],
+        "gpu" if gpu else "cpu",
+    )
 
 
 def pip(venv_python, *arguments):
-    command = [venv_python, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off", "-qq"]
+    command = [
+        venv_python,
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--progress-bar",
+        "off",
+        "-qq",
+    ]
     return subprocess.call(command + list(arguments), cwd=ROOT) == 0
 
 
@@ -101,7 +117,10 @@ def install_torch_for_cpu(venv_python):
     else:
         print("setup: PyTorch's index does not answer; %s from pip's configured sources" % torch, flush=True)
     if not pip(venv_python, torch):
-        stop("%s could not be installed; see pip's message above (is there a network, or a package mirror?)" % torch)
+        stop(
+            "%s could not be installed; see pip's message above (is there a network, or a package mirror?)"
+            % torch
+        )
 
 
 def main():
@@ -119,7 +138,7 @@ def main():
     try:
         subprocess.check_output([python, "-c", "import venv, ensurepip"], stderr=subprocess.STDOUT)
     except subprocess.CalledProcessError:
-        stop("%s has no venv module; on Debian and Ubuntu install the package python3-venv, then run make again" % python)
+        stop("%s has no venv module; on Debian and Ubuntu install python3-venv, then run make again" % python)
     if os.path.exists(stamp):
         os.remove(stamp)
     print("setup: making .venv with %s (one to five minutes, once)" % python, flush=True)
@@ -130,18 +149,23 @@ def main():
     requirements = ["-r", "requirements.txt", "-r", "requirements-test.txt"]
     print("setup: installing the pinned dependencies", flush=True)
     if gpu and not pip(venv_python, *(requirements + ["-r", "requirements-gpu.txt"])):
-        print("setup: vLLM could not be installed here; going on without it (sampling will use transformers)", flush=True)
+        print(
+            "setup: vLLM could not be installed here; going on without it (sampling will use transformers)",
+            flush=True,
+        )
         gpu_failed = True
     else:
         gpu_failed = False
     if (not gpu or gpu_failed) and not pip(venv_python, *requirements):
         stop("the dependencies could not be installed; see pip's message above")
     # The package is used from the checkout: a path file, so that nothing has to be built.
-    site = subprocess.check_output([venv_python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"])
+    site = subprocess.check_output(
+        [venv_python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    )
     with open(os.path.join(site.decode().strip(), "rlhf_kit_checkout.pth"), "w") as handle:
         handle.write(ROOT + "\n")
     if subprocess.call([venv_python, "-c", "import torch, transformers, trl, rlhf_kit"]):
-        stop("the installed packages do not import; see the message above, then remove .venv and run make again")
+        stop("the installed packages do not import; see the message above, remove .venv and run make again")
     with open(stamp + ".new", "w") as handle:
         handle.write(wanted)
     os.replace(stamp + ".new", stamp)

@@ -11,9 +11,21 @@ from rlhf_kit import claims, runs
 from rlhf_kit.errors import KitError
 
 FIRST_IDS = {
-    "bt-loss-matches-trl", "dpo-loss-matches-trl", "rm-accuracy-fresh", "rm-below-bayes-ceiling", "pairwise-accuracy",
-    "pairwise-flip-rate", "bon-gold-rises", "wrong-labels-share", "dpo-beats-sft-gold", "gold-rises-each-iteration-t1",
-    "gold-rises-each-iteration-greedy", "online-beats-offline", "length-penalty-shortens", "skills-not-lost", "kl-grows",
+    "bt-loss-matches-trl",
+    "dpo-loss-matches-trl",
+    "rm-accuracy-fresh",
+    "rm-below-bayes-ceiling",
+    "pairwise-accuracy",
+    "pairwise-flip-rate",
+    "bon-gold-rises",
+    "wrong-labels-share",
+    "dpo-beats-sft-gold",
+    "gold-rises-each-iteration-t1",
+    "gold-rises-each-iteration-greedy",
+    "online-beats-offline",
+    "length-penalty-shortens",
+    "skills-not-lost",
+    "kl-grows",
     "reward-length-correlation",
 }
 
@@ -24,15 +36,35 @@ def run(tmp_path):
 
 
 def one(**changes):
-    return claims.Claim(**{"id": "x", "statement": "s", "source": "p", "how": "h", "bands": {"laptop": [0, 1]},
-                           "null": 0, **changes})
+    return claims.Claim(
+        **{
+            "id": "x",
+            "statement": "s",
+            "source": "p",
+            "how": "h",
+            "bands": {"laptop": [0, 1]},
+            "null": 0,
+            **changes,
+        }
+    )
 
 
-@pytest.mark.parametrize(("value", "interval", "status"), [
-    (0.5, None, "holds"), (0.0, None, "holds"), (1.0, None, "holds"), (-0.01, None, "outside"),
-    (1.01, None, "outside"), (math.nan, None, "outside"), (math.inf, None, "outside"), (0.5, (0.1, 0.9), "holds"),
-    (0.5, (-0.1, 1.1), "inconclusive"), (0.5, (0.0, 0.9), "inconclusive"), (-0.5, (-0.9, 0.1), "outside"),
-])
+@pytest.mark.parametrize(
+    ("value", "interval", "status"),
+    [
+        (0.5, None, "holds"),
+        (0.0, None, "holds"),
+        (1.0, None, "holds"),
+        (-0.01, None, "outside"),
+        (1.01, None, "outside"),
+        (math.nan, None, "outside"),
+        (math.inf, None, "outside"),
+        (0.5, (0.1, 0.9), "holds"),
+        (0.5, (-0.1, 1.1), "inconclusive"),
+        (0.5, (0.0, 0.9), "inconclusive"),
+        (-0.5, (-0.9, 0.1), "outside"),
+    ],
+)
 def test_status_by_band_and_interval(value, interval, status):
     assert claims.judge(one(), "laptop", value, interval)["status"] == status
 
@@ -40,7 +72,11 @@ def test_status_by_band_and_interval(value, interval, status):
 def test_without_a_band_nothing_holds():
     for profile in ("smoke", None):
         verdict = claims.judge(one(), profile, 0.5)
-        assert verdict == {"band": None, "status": "inconclusive", "note": "no band recorded for this profile"}
+        assert verdict == {
+            "band": None,
+            "status": "inconclusive",
+            "note": "no band recorded for this profile",
+        }
 
 
 def test_open_bands_and_declared_failures():
@@ -93,13 +129,19 @@ def test_unknown_ids_name_the_nearest(run):
         claims.claim(run, "kl-grow", 1.0)
 
 
-@pytest.mark.parametrize(("entries", "message"), [
-    ([{"id": "a"}], "a claim's statement is wrong"),
-    ([{"id": "a", "statement": "s", "source": "p", "how": "h", "band": {}}], "a claim's band is wrong"),
-    ([{"id": "a", "statement": "s", "source": "p", "how": "h"}] * 2, "two claims with the same id"),
-    ([{"id": "a", "statement": "s", "source": "p", "how": "h", "expected": "not reproduced here"}], "must say why"),
-    ("text", "not a list of claims"),
-])
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([{"id": "a"}], "a claim's statement is wrong"),
+        ([{"id": "a", "statement": "s", "source": "p", "how": "h", "band": {}}], "a claim's band is wrong"),
+        ([{"id": "a", "statement": "s", "source": "p", "how": "h"}] * 2, "two claims with the same id"),
+        (
+            [{"id": "a", "statement": "s", "source": "p", "how": "h", "expected": "not reproduced here"}],
+            "must say why",
+        ),
+        ("text", "not a list of claims"),
+    ],
+)
 def test_a_wrong_claims_file_is_named(tmp_path, entries, message):
     path = tmp_path / "claims.yaml"
     path.write_text(yaml.safe_dump(entries))

@@ -95,10 +95,15 @@ def test_the_code_of_a_package_is_all_its_files(tmp_path):
     assert runs.code_hash([module]) != before
 
 
-@pytest.mark.parametrize("ledger", [
-    runs.Ledger("x", 10, 8, {"tie": 1}), runs.Ledger("x", 10, 12, {"tie": -2}),
-    [runs.Ledger("x", 1, 1), runs.Ledger("x", 2, 1)], {"ledger": {"stage": "x", "rows_in": 2, "rows_out": 1, "dropped": {}}},
-])
+@pytest.mark.parametrize(
+    "ledger",
+    [
+        runs.Ledger("x", 10, 8, {"tie": 1}),
+        runs.Ledger("x", 10, 12, {"tie": -2}),
+        [runs.Ledger("x", 1, 1), runs.Ledger("x", 2, 1)],
+        {"ledger": {"stage": "x", "rows_in": 2, "rows_out": 1, "dropped": {}}},
+    ],
+)
 def test_a_ledger_that_does_not_balance_fails_the_stage(run, ledger):
     with pytest.raises(KitError, match="ledger of x does not balance"):
         run.stage("x", lambda f: ledger)
@@ -169,9 +174,13 @@ def test_the_lock_names_its_holder_and_is_released(tmp_path):
 
 
 def test_a_second_process_waits_for_the_stage_and_finds_it(tmp_path):
-    script = ("import sys, time; from rlhf_kit import runs; run = runs.open_run('two', sys.argv[1]);"
-              "run.stage('slow', lambda f: (print('in', flush=True), time.sleep(1.0), None)[-1])")
-    first = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=runs.PROJECT)
+    script = (
+        "import sys, time; from rlhf_kit import runs; run = runs.open_run('two', sys.argv[1]);"
+        "run.stage('slow', lambda f: (print('in', flush=True), time.sleep(1.0), None)[-1])"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=runs.PROJECT
+    )
     assert first.stdout.readline() == "in\n"
     started = time.monotonic()
     stage = runs.open_run("two", tmp_path).stage("slow", lambda f: None)
@@ -195,7 +204,9 @@ def test_writing_replaces_whole_files_only(tmp_path):
 def test_rows_go_through_parquet_unchanged(tmp_path):
     from datasets import Dataset
 
-    rows = [{"prompt": [{"role": "user", "content": f"q{i}"}], "ids": [i, 2], "reward": i / 2} for i in range(5)]
+    rows = [
+        {"prompt": [{"role": "user", "content": f"q{i}"}], "ids": [i, 2], "reward": i / 2} for i in range(5)
+    ]
     runs.write_rows(tmp_path, rows, "list.parquet")
     runs.write_rows(tmp_path, Dataset.from_list(rows).select([4, 0]), "set.parquet")
     assert runs.read_rows(tmp_path / "list.parquet").to_list() == rows
@@ -208,7 +219,8 @@ def test_records_and_names(run, monkeypatch):
     monkeypatch.setenv("RLHF_KIT_NOTEBOOK", "03_reward_model")
     runs.record(run, "metrics", "accuracy", 0.8)
     assert runs.records(run, "metrics") == {
-        "accuracy": {"name": "accuracy", "value": 0.8, "notebook": "03_reward_model"}}
+        "accuracy": {"name": "accuracy", "value": 0.8, "notebook": "03_reward_model"}
+    }
     for bad in ("../up", "", "a b"):
         with pytest.raises(KitError, match="may hold only"):
             runs.open_run(bad, run.path)

@@ -1,0 +1,203 @@
+"""Set-up, command line, doctor, sweeps and reports."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+
+from rlhf_kit import cli, doctor, profiles, runs, sweep
+from rlhf_kit.errors import KitError
+from rlhf_kit.runs import PROJECT
+
+SETUP = PROJECT / "scripts" / "setup_env.py"
+
+
+@pytest.fixture(scope="module")
+def setup_env():
+    return runpy.run_path(str(SETUP))
+
+
+def pins(name):
+    lines = [x.split("#")[0].strip() for x in (PROJECT / name).read_text().splitlines()]
+    return [x for x in lines if x]
+
+
+def test_every_requirement_is_pinned_exactly():
+    for name in ("requirements.txt", "requirements-gpu.txt", "requirements-test.txt"):
+        for line in pins(name):
+            assert re.fullmatch(r"[A-Za-z0-9_-]+==[0-9][0-9.]*", line), f"{name}: {line}"
+    assert {
+        "torch==2.13.0",
+        "transformers==5.19.0",
+        "trl==1.16.0",
+        "peft==0.21.2",
+        "papermill==2.7.0",
+    } <= set(pins("requirements.txt"))
+    assert pins("requirements-gpu.txt") == ["vllm==0.32.0"]
+
+
+def test_the_installed_packages_are_the_pinned_ones_in_name():
+    """A missing one means that requirements.txt is not in use."""
+    assert not [p for p in doctor.wrong_versions() if "not installed" in p]
+
+
+def test_wrong_versions_are_named(tmp_path):
+    path = tmp_path / "requirements.txt"
+    path.write_text("pytest==0.0.1  # old\nno-such-package==1\n")
+    found = doctor.wrong_versions(path)
+    assert found[0].endswith("and 0.0.1 is pinned") and found[1] == "no-such-package 1 is not installed"
+
+
+def test_setup_takes_this_python_or_says_which_one_it_wants(setup_env, monkeypatch, capsys):
+    assert setup_env["suitable_python"]() == sys.executable
+    monkeypatch.setattr(sys, "version_info", (3, 9, 1))
+    monkeypatch.setattr(setup_env["shutil"], "which", lambda name: None)
+    with pytest.raises(SystemExit) as caught:
+        setup_env["suitable_python"]()
+    error = capsys.readouterr().err
+    assert caught.value.code == 2 and error.count("\n") == 1
+    assert error.startswith("setup: Python 3.11, 3.12 or 3.13 is needed, and this is Python 3.9")
+    monkeypatch.setattr(
+        setup_env["shutil"], "which", lambda name: "/usr/bin/" + name if name == "python3.12" else None
+    )
+    assert setup_env["suitable_python"]() == "/usr/bin/python3.12"
+
+
+def test_setup_says_in_one_sentence_that_venv_is_missing(setup_env, monkeypatch, capsys, tmp_path):
+    """A Python without venv or ensurepip, as Debian ships it: exit 2, one sentence, no .venv left behind."""
+    bare = tmp_path / "python3"
+    bare.write_text(f'#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; esac\nexec {sys.executable} "$@"\n')
+    bare.chmod(0o755)
+    main = setup_env["main"]
+    monkeypatch.setitem(main.__globals__, "VENV", str(tmp_path / "venv"))
+    monkeypatch.setitem(main.__globals__, "suitable_python", lambda: str(bare))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    error = capsys.readouterr().err
+    assert caught.value.code == 2 and "has no venv module" in error and error.count("\n") == 1
+    assert not (tmp_path / "venv").exists()
+
+
+def test_an_address_that_does_not_answer_is_found_out_in_seconds(setup_env):
+    started = time.monotonic()
+    assert setup_env["answers"]("http://127.0.0.1:9/whl") is False
+    assert time.monotonic() - started < 6
+
+
+def test_setup_is_old_syntax():
+    """It must run far enough on an old Python to say that it is too old."""
+    import ast
+
+    ast.parse(SETUP.read_text(), feature_version=(3, 7))
+    joined = [n for n in ast.walk(ast.parse(SETUP.read_text())) if isinstance(n, ast.JoinedStr)]
+    assert not joined and "from __future__" not in SETUP.read_text()
+
+
+def test_make_help_lists_the_targets():
+    done = subprocess.run(["make", "-s"], cwd=PROJECT, capture_output=True, text=True, check=True)
+    listed = {line.split()[1] for line in done.stdout.splitlines()}
+    assert {"tutorial", "test", "lab", "doctor", "sweep", "bench", "notebooks", "help"} <= listed
+    assert all(len(line.split()) > 2 for line in done.stdout.splitlines())
+    dry = subprocess.run(["make", "-n", "tutorial"], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert "scripts/setup_env.py" in dry.stdout and "-m rlhf_kit run --profile laptop" in dry.stdout
+    assert "make test" in (PROJECT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("command", ["run", "sweep", "report", "doctor"])
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--help"])
+    assert caught.value.code == 0 and "usage: python -m rlhf_kit" in capsys.readouterr().out
+
+
+def test_the_doctor_names_the_machine_the_profiles_and_what_is_missing(capsys, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cli.main(["doctor"])
+    out = capsys.readouterr().out
+    for name in profiles.known():
+        assert re.search(rf"^  {name} +(fits|needs .+)$", out, re.M)
+    assert re.search(r"gpu +needs .*a CUDA GPU", out) and "device: " in out
+    assert cli.main(["doctor", "--profile", "gpu"]) == 1
+    assert "profile gpu here: profile gpu needs a CUDA GPU" in capsys.readouterr().out
+    assert cli.main(["doctor", "--profile", "labtop"]) == 2
+    assert "unknown profile 'labtop'" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- sweeps and reports
+
+
+def test_seeds_are_ranges_and_lists():
+    assert sweep.parse_seeds("0-3,7") == [0, 1, 2, 3, 7]
+    for bad in ("", "3-1", "a", "1,,2", "-1"):
+        with pytest.raises(KitError, match="must look like 0-7"):
+            sweep.parse_seeds(bad)
+
+
+@pytest.fixture
+def experiments(tmp_path, monkeypatch):
+    """A stand-in for rlhf_kit.experiments, in this process and in the seeds' own."""
+    source = (
+        "import os\n"
+        "def run_seed(name, profile, seed):\n"
+        "    if seed == 2: raise RuntimeError('seed two fails')\n"
+        "    return {'value': seed * 10, 'pid': os.getpid()}\n"
+        "def summarise(name, results):\n"
+        "    return {'mean': sum(r['value'] for r in results) / len(results)}\n"
+    )
+    (tmp_path / "stand_in.py").write_text(source)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, rlhf_kit, stand_in\n"
+        "sys.modules['rlhf_kit.experiments'] = rlhf_kit.experiments = stand_in\n"
+    )
+    module = types.ModuleType("rlhf_kit.experiments")
+    exec(source, module.__dict__)
+    monkeypatch.setitem(sys.modules, "rlhf_kit.experiments", module)
+    monkeypatch.setattr("rlhf_kit.experiments", module, raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("RLHF_KIT_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs" / "sweep-toy"
+
+
+def test_a_sweep_keeps_finished_seeds_and_summarises(experiments, capsys):
+    arguments = ["sweep", "--experiment", "toy", "--profile", "smoke", "--jobs", "2"]
+    assert cli.main([*arguments, "--seeds", "0-1"]) == 0
+    assert json.loads((experiments / "summary.json").read_text())["mean"] == 5
+    first = json.loads((experiments / "seed-1.json").read_text())
+    assert first["result"]["value"] == 10 and first["seed"] == 1 and first["profile"] == "smoke"
+    capsys.readouterr()
+    assert cli.main([*arguments, "--seeds", "1-3"]) == 1  # seed 2 fails, the others are kept
+    out = capsys.readouterr().out
+    assert "seed 1: found" in out and "seed 2: FAILED, see" in out and "2 of 3 seeds" in out
+    assert json.loads((experiments / "seed-1.json").read_text()) == first
+    assert "seed two fails" in (experiments / "logs" / "seed-2.log").read_text()
+    assert json.loads((experiments / "summary.json").read_text())["mean"] == 20
+
+
+def test_reports_show_a_run_alone_and_against_another(tmp_path, monkeypatch, capsys):
+    from rlhf_kit import claims, runner
+
+    monkeypatch.setenv("RLHF_KIT_RUNS", str(tmp_path))
+    for name, value in (("one", 1.5), ("two", 1.0)):
+        run = runs.open_run(name, quiet=True)
+        runs.record(run, "metrics", "gold", value)
+        claims.claim(run, "kl-grows", value, profile="laptop")
+        runner.write_results(run)
+    capsys.readouterr()
+    assert cli.main(["report", "--run", "one"]) == 0
+    out = capsys.readouterr().out
+    assert "| gold | 1.5 |" in out and "kl-grows" in out
+    assert cli.main(["report", "--run", "one", "--against", "two"]) == 0
+    out = capsys.readouterr().out
+    assert "| gold | 1.5 | 1 | 0.5 |" in out and "| claim kl-grows | 1.5 | 1 | 0.5 |" in out
+    assert cli.main(["report", "--run", "three"]) == 2
+    assert "there is no run 'three'; finished runs: one, two" in capsys.readouterr().err
