@@ -12,8 +12,8 @@ OUTCOMES = {"left": 1.0, "right": 0.0, "tie": 0.5}
 def bradley_terry(battles, prior: float = 0.0) -> dict:
     """Bradley-Terry scores of the players: {player: score}, scores sum to 1, the best first.
 
-    battles: rows with "left", "right" and "winner" ("left", "right" or "tie"; a tie is half a win for each), as
-    a list of dicts, a dict of columns, a pandas DataFrame or a `datasets.Dataset`.
+    battles: rows with "left", "right" and "winner" ("left", "right" or "tie": half a win for each), as a
+    list of dicts, a dict of columns, a pandas DataFrame or a `datasets.Dataset`.
     P(i beats j) = score_i / (score_i + score_j), by maximum likelihood.
     prior: pseudo-battles, all tied, added between every two players. Without any the likelihood has a maximum
     only if no group of players won all (or lost all) of its battles against the rest.

@@ -32,8 +32,8 @@ def cluster_interval(values: Sequence[float], clusters: Sequence | None = None, 
     """Mean of `values` (N,) with a bootstrap interval (BCa) that resamples whole clusters, such as prompts.
 
     clusters: (N,) labels; None makes every value its own cluster. Where all clusters have the same mean
-    resampling says nothing: shares that are all 0 or all 1 then get the Wilson interval over clusters, anything
-    else an interval of no width. One cluster alone gives nan bounds.
+    resampling says nothing: shares that are all 0 or all 1 then get the Wilson interval over clusters,
+    anything else an interval of no width. One cluster alone gives nan bounds.
     """
     from scipy import stats
 

@@ -31,11 +31,11 @@ def length_controlled_win_rate(preference: Sequence[float], length_model: Sequen
                                instruction_difficulty: Sequence[float] | None = None) -> dict[str, float]:
     """Win rate of a model against a baseline, raw and as it would be at equal length; all in percent.
 
-    The regression of AlpacaEval 2 (arXiv 2404.04475) in its minimal form: preference is a logistic function of
-    a model term, tanh of the length difference over its standard deviation and, if given, the instruction's
-    difficulty; no other intercept, no penalty, no added "gamed" rows. The length-controlled win rate is the
-    mean prediction with the length difference set to zero. Official numbers come from alpaca_eval, which penalises
-    the coefficients and pulls them towards other models.
+    The regression of AlpacaEval 2 (arXiv 2404.04475) in its minimal form: preference is a logistic function
+    of a model term, tanh of the length difference over its standard deviation and, if given, the difficulty
+    of the instruction; no other intercept, no penalty, no added "gamed" rows. The length-controlled win rate
+    is the mean prediction with the length difference set to zero. Official numbers come from alpaca_eval,
+    which penalises the coefficients and pulls them towards other models.
 
     preference: (N,) probability in [0, 1] that the model beats the baseline (soft or hard, 0.5 a tie).
     length_model, length_baseline: (N,) characters. instruction_difficulty: (N,) any scale.
@@ -90,12 +90,14 @@ def _controlled(preference, difference, difficulty) -> tuple[float, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # separation is recognised below
         regression = sm.GLM(preference, design, family=sm.families.Binomial())
-        fit = regression.fit(cov_type="HC1", maxiter=200, tol=1e-12)
+        fit = regression.fit(cov_type="HC0", maxiter=200, tol=1e-12)
     logits = design @ fit.params
     if not np.isfinite(fit.params).all() or np.abs(logits).max() > 15:
-        raise KitError("the length (or difficulty) separates wins from losses perfectly, so a length-controlled "
-                       "win rate is not defined; judge more prompts")
+        raise KitError("the length (or difficulty) separates wins from losses perfectly, so a win rate at "
+                       "equal length is not defined; judge more prompts")
     predicted = fit.predict(wanted)
     gradient = ((predicted * (1 - predicted))[:, None] * wanted).mean(axis=0)
-    variance = gradient @ fit.cov_params() @ gradient + predicted.var(ddof=1) / len(predicted)
+    rows, terms = design.shape
+    robust = fit.cov_params() * rows / max(rows - terms, 1)  # small-sample factor of HC1
+    variance = gradient @ robust @ gradient + predicted.var(ddof=1) / rows
     return float(predicted.mean()), float(np.sqrt(max(variance, 0.0)))
