@@ -67,6 +67,11 @@ def label(
     return ax
 
 
+def legend_outside(ax: Axes):
+    """A legend to the right of the axes, where it hides nothing."""
+    return ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
+
+
 def colors(names: Sequence[str]) -> dict[str, str]:
     """A colour for each name: its own one if the course has given it one, else the next that is free."""
     free = cycle([c for c in CYCLE if c not in {NAMED[n] for n in names if n in NAMED}] or list(CYCLE))

@@ -1,0 +1,135 @@
+"""Figures of lesson 02: the initial policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from rlhf_kit.views import style
+
+
+def draw_training_curve(
+    history: Sequence[Mapping],
+    key: str = "loss",
+    *,
+    title: str,
+    y: str,
+    lines: Mapping[str, float] | None = None,
+    second: str | None = None,
+    second_y: str = "",
+) -> Figure:
+    """A trainer's history over the steps, raw and smoothed; `lines` are levels to compare with, named in the legend.
+
+    second: another key, drawn in a panel of its own.
+    """
+    fig, axes = style.figure(1, 2 if second else 1, height=3.6)
+    for ax, name, text in zip(axes, (key, second), (y, second_y), strict=False):
+        rows = [row for row in history if row.get(name) is not None]
+        steps, values = [row["step"] for row in rows], [row[name] for row in rows]
+        ax.plot(steps, values, ".", color=style.SKY, markersize=5, label="as logged")
+        ax.plot(steps, style.smooth(values), color=style.MODEL, label="moving mean")
+        for k, (label, level) in enumerate((lines or {}).items() if ax is axes[0] else ()):
+            style.ceiling(
+                ax,
+                level,
+                label,
+                (style.CONTROL, style.VERMILION, style.TRUTH, style.CEILING)[k % 4],
+                (":", "--", "-.", "-")[k % 4],
+            )
+        style.label(ax, title if ax is axes[0] else text, "optimizer step", text, legend=True)
+    return fig
+
+
+def draw_next_token(tokens: Sequence[str], logps: Sequence[float], learnt: Sequence[bool]) -> Figure:
+    """Cost of every token of one conversation, -log p in nats; tokens outside the loss are grey."""
+    fig, (ax,) = style.figure(width=10.5, height=3.3)
+    places = np.arange(len(tokens))
+    learnt = np.asarray(learnt, dtype=bool)
+    cost = -np.asarray(logps, dtype=float)
+    ax.bar(places[learnt], cost[learnt], color=style.MODEL, label="in the loss: the answer and its end token")
+    ax.bar(
+        places[~learnt],
+        cost[~learnt],
+        color="#CCCCCC",
+        hatch="//",
+        edgecolor="white",
+        label="masked: the prompt",
+    )
+    shown = [t.replace("$", r"\$") for t in tokens]
+    ax.set_xticks(places, shown, rotation=90, fontsize=7)
+    ax.grid(axis="x", visible=False)
+    style.label(ax, "What each token costs the policy", None, "-log p (nats)", legend=True)
+    return fig
+
+
+def draw_by_section(
+    values: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    *,
+    title: str,
+    y: str,
+    top: float | None = None,
+    chance: float | None = None,
+) -> Figure:
+    """Bars by section, one colour a series: values[series][section] = (mean, low, high)."""
+    groups = list(next(iter(values.values())))
+    series = {name: [by[g][0] for g in groups] for name, by in values.items()}
+    ends = {name: ([by[g][1] for g in groups], [by[g][2] for g in groups]) for name, by in values.items()}
+    fig, (ax,) = style.figure(width=9.0, height=3.8)
+    style.grouped_bars(ax, groups, series, intervals=ends)
+    if chance is not None:
+        style.chance(ax, chance)
+    if top is not None:
+        ax.set_ylim(0, top)
+    style.legend_outside(ax)
+    style.label(ax, title, None, y)
+    return fig
+
+
+def draw_parts(
+    values: Mapping[str, Mapping[str, float]], title: str = "Where the utility is lost: mean of every part"
+) -> Figure:
+    """Dots on a line from 0 to 1, one row a part of the gold utility, one marker a writer: values[writer][part]."""
+    parts = list(next(iter(values.values())))
+    palette, marks = style.colors(list(values)), style.markers(list(values))
+    fig, (ax,) = style.figure(width=7.6, height=1.2 + 0.34 * len(parts))
+    for k, (name, by_part) in enumerate(values.items()):
+        offset = (k - (len(values) - 1) / 2) * 0.16
+        ax.plot(
+            [by_part[p] for p in parts],
+            np.arange(len(parts)) + offset,
+            marks[name],
+            color=palette[name],
+            markersize=7,
+            label=name,
+        )
+    ax.set_yticks(range(len(parts)), parts)
+    ax.invert_yaxis()
+    ax.set_xlim(-0.03, 1.05)
+    style.legend_outside(ax)
+    style.label(ax, title, "mean over the prompts (1 = never a fault)")
+    return fig
+
+
+def draw_sharpening(
+    lines: Sequence[Mapping], keys: Sequence[tuple[str, str]], ceiling: float | None = None
+) -> Figure:
+    """A panel for each (key, axis label) against the sampling temperature; <key>_low and <key>_high give intervals.
+
+    ceiling: the oracle's value, drawn in the first panel.
+    """
+    fig, axes = style.figure(1, len(keys), height=3.4)
+    lines = sorted(lines, key=lambda line: line["temperature"])
+    xs = [line["temperature"] for line in lines]
+    for ax, (key, text) in zip(axes, keys, strict=True):
+        ys = [line[key] for line in lines]
+        ends = style.errors(ys, [line.get(f"{key}_low", y) for line, y in zip(lines, ys, strict=True)],
+                            [line.get(f"{key}_high", y) for line, y in zip(lines, ys, strict=True)])  # fmt: skip
+        ax.errorbar(xs, ys, yerr=ends, fmt="o-", color=style.MODEL, capsize=3, label="SFT policy")
+        if ax is axes[0] and ceiling is not None:
+            style.ceiling(ax, ceiling, "oracle", style.TRUTH)
+            ax.legend(frameon=False)
+        ax.set_xlim(1.08, -0.08)
+        style.label(ax, text.split(" (")[0].capitalize(), "sampling temperature (0 = greedy)", text)
+    return fig
