@@ -1,0 +1,146 @@
+"""A course: one profile on one machine in one run, with its seeds. Stages hang on it; see `rlhf_kit.stages`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rlhf_kit import claims, runs
+from rlhf_kit.errors import KitError
+from rlhf_kit.profiles import DEFAULT, Machine, Profile, load_profile, resolve
+from rlhf_kit.runs import Run, Stage, code_hash, derive_seed, file_hash, open_run, project_path, stable_hash
+
+KIT = Path(__file__).resolve().parent
+_SHOWN = ("model", "data", "sft", "reward", "sampling", "labeling", "dpo")
+
+
+@dataclass(frozen=True)
+class Course:
+    """What every stage needs to know. `seed` decides prompts, samples and DPO; `model_seed` the SFT policy and the
+    reward models (equal to `seed` unless an experiment shares those models between seeds)."""
+
+    profile: Profile
+    machine: Machine
+    run: Run
+    seed: int
+    model_seed: int
+    _known: dict[str, Stage] = field(default_factory=dict, repr=False, compare=False)
+
+    def describe(self) -> None:
+        """Prints the resolved profile: what the machine gives and why, then the settings of each stage."""
+        print(self.description())
+
+    def description(self) -> str:
+        """The text that `describe` prints."""
+        lines = [f"profile {self.profile.name}, seed {self.seed}, run {runs.shown(self.run.path)}", ""]
+        for field in ("device", "dtype", "autocast_bf16", "threads", "backend"):
+            lines.append(
+                f"  {field:14} {getattr(self.machine, field)!s:14} because {self.machine.reasons.get(field, '')}"
+            )
+        lines.append("")
+        for section in _SHOWN:
+            values = getattr(self.profile, section).model_dump(exclude_none=True)
+            values = {k: v for k, v in values.items() if not isinstance(v, Mapping)}
+            lines.append(f"  {section:14} " + ", ".join(f"{k}={v}" for k, v in values.items()))
+        return "\n".join(lines)
+
+    def claim(self, id: str, value: float, interval: Sequence[float] | None = None) -> dict:
+        """Compares a number in the lesson with its recorded band; see `rlhf_kit.claims.claim`."""
+        return claims.claim(self, id, value, interval)
+
+    def metric(self, name: str, value: Any) -> Any:
+        """Records a number (or plain data) for the run's metrics.json and returns it."""
+        runs.record(self.run, "metrics", name, value)
+        return value
+
+    def sampling_seed(self) -> int:
+        return derive_seed(self.seed, "sampling")
+
+    def stage(
+        self,
+        name: str,
+        build: Callable[[Path], Any],
+        *,
+        inputs: Mapping[str, Stage | str] | None = None,
+        params: Mapping[str, Any] | None = None,
+        code: Sequence[str] = (),
+    ) -> Stage:
+        """`run.stage`, where `code` names modules of the kit; the source of `build` itself counts as well.
+
+        A stage that this course has already made or found is returned without a second look or a second line.
+        """
+        files = [KIT / c / "__init__.py" if (KIT / c).is_dir() else KIT / f"{c}.py" for c in code]
+        inputs = inputs or {}
+        params = {**(params or {}), "build": stable_hash(inspect.getsource(build))}
+        keys = {label: one.key if isinstance(one, Stage) else one for label, one in inputs.items()}
+        here = stable_hash(name, keys, params, code_hash(files))
+        if here in self._known and (self._known[here].path / "_SUCCESS").exists():
+            return replace(self._known[here], cached=True)
+        self._known[here] = self.run.stage(name, build, inputs=inputs, params=params, code=files)
+        return self._known[here]
+
+
+def start(
+    profile: str | Path | Profile = DEFAULT,
+    run: str | None = None,
+    seed: int = 0,
+    *,
+    model_seed: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    root: str | Path | None = None,
+    quiet: bool = False,
+) -> Course:
+    """Opens a course: loads and resolves the profile, sets PyTorch's threads, opens (makes) the run's folder.
+
+    profile: a shipped name, a YAML file, or a Profile. run: the run's name; by default the profile's name, with the
+    seed added when it is not 0. overrides: dotted keys, {"dpo.beta": 0.2}. root: folder of the runs.
+    Raises KitError for an unknown profile or key, a GPU profile without GPU, a bad run name or seed.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise KitError(f"seed is {seed!r}; it must be a whole number of 0 or more")
+    if isinstance(profile, Profile) and overrides:
+        raise KitError(
+            "overrides go with the name of a profile; load_profile(name, overrides) gives a changed one"
+        )
+    loaded = profile if isinstance(profile, Profile) else load_profile(profile, dict(overrides or {}))
+    machine = resolve(loaded)
+    import torch
+
+    torch.set_num_threads(machine.threads)
+    opened = open_run(run or (loaded.name if seed == 0 else f"{loaded.name}-seed{seed}"), root, quiet)
+    return Course(loaded, machine, opened, seed, seed if model_seed is None else model_seed)
+
+
+def finish(course: Course, notebook: str) -> Path:
+    """What a notebook's last cell calls: writes records/finished/<notebook>.json, which the runner demands."""
+    return runs.finish(course, notebook)
+
+
+def model_folder(stage: Stage | str | Path) -> str:
+    """Where a stage's model lies: its `model` folder, or the released model that stands in for it."""
+    if not isinstance(stage, Stage):
+        return str(stage)
+    return str(stage.manifest["facts"].get("released") or stage.path / "model")
+
+
+def source_key(path: str | None) -> str:
+    """A content key for a file or model folder of the user: a hash of its bytes, or the name itself for a hub id."""
+    if path is None:
+        return "none"
+    found = project_path(path)
+    if found.is_file():
+        return file_hash(found)
+    if found.is_dir():
+        kinds = (".safetensors", ".json", ".jinja", ".model", ".jsonl", ".parquet", ".csv", ".gz")
+        files = sorted(p for p in found.iterdir() if p.suffix in kinds)
+        return stable_hash([[p.name, file_hash(p)] for p in files])
+    return str(path)
+
+
+def base_key(course: Course) -> str:
+    """The key of the base model: weights, tokenizer and template, or the sizes of a new model."""
+    model = course.profile.model
+    return stable_hash(source_key(model.path), source_key(model.tokenizer), model.init, model.lora)
