@@ -70,7 +70,7 @@ def pretrain(out: str | Path, hidden: int, layers: int, heads: int, tokens: int,
     from torch.utils.data import Dataset
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, set_seed
 
-    block = 256
+    block = 128
     started = time.time()
     set_seed(seed)
     tokenizer = make_tokenizer()
@@ -91,15 +91,15 @@ def pretrain(out: str | Path, hidden: int, layers: int, heads: int, tokens: int,
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
         num_key_value_heads=heads, intermediate_size=int(hidden * 8 / 3) // 32 * 32, max_position_embeddings=512,
-        tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=True, attn_implementation="eager", bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
     arguments = TrainingArguments(
         output_dir=str(Path(out) / "checkpoints"), num_train_epochs=1, per_device_train_batch_size=batch, learning_rate=learning_rate,
         lr_scheduler_type="cosine", warmup_steps=100, weight_decay=0.05, adam_beta2=0.98, max_grad_norm=1.0, bf16=bf16, use_cpu=True,
-        logging_steps=25, save_steps=200, save_total_limit=1, report_to="none", seed=seed, disable_tqdm=True, eval_strategy="steps",
-        eval_steps=200, per_device_eval_batch_size=batch, gradient_checkpointing=False,
+        logging_steps=25, save_steps=500, save_total_limit=1, report_to="none", seed=seed, disable_tqdm=True, eval_strategy="steps",
+        eval_steps=500, per_device_eval_batch_size=batch, gradient_checkpointing=False,
     )  # fmt: skip
     trainer = Trainer(model=model, args=arguments, train_dataset=Rows(data), eval_dataset=Rows(held))
     trainer.train()
@@ -119,8 +119,8 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=192)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--heads", type=int, default=6)
-    parser.add_argument("--tokens", type=int, default=30_000_000)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=12_000_000)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", action="store_true")

@@ -1,8 +1,8 @@
 """The world's plain text: what the pocket base model reads before anybody asks it anything.
 
-Four kinds of documents, as a crawl of the world would hold them: stories and facts, drills, questions with answers
-of every quality, and the same with a critic's remark that names a fault. No document holds a score, a preference or
-a chat marker.
+As a crawl of the world would hold them: stories retold in short, facts, drills, lists said again, questions with
+answers of every quality, and the same with a critic's remark that names a fault. No document holds a score, a
+preference or a chat marker.
 """
 
 from __future__ import annotations
@@ -55,8 +55,17 @@ def _drill(rng: random.Random) -> str:
 def _tale(rng: random.Random) -> str:
     task = draw("story", rng)
     fill = {"look": rng.choice(LOOKS), "color": rng.choice(COLORS)} | {k: str(v) for k, v in task.slots.items()}
+    short = "In short: a {adj} {animal} named {name} finds a {object} in the {place}.".format(**fill)
     names = ["opening", "going", "finding"] + rng.choices(["more", "looks", "stands", "about", "scene"], k=rng.randint(0, 3)) + ["ending"]
-    return " ".join(rng.choice(PATTERNS[n]).format(**fill) for n in names)
+    tale = " ".join(rng.choice(PATTERNS[n]).format(**fill) for n in names)
+    return rng.choice((f"{tale} {short}", f"A{short.removeprefix('In short: a')} {tale}"))
+
+
+def _echo(rng: random.Random) -> str:
+    """A list of words said twice: reading it well means looking back and copying."""
+    pools = (ADJECTIVES, ANIMALS, NAMES, OBJECTS, PLACES, COLORS, LOOKS)
+    words = " ".join(rng.choice(rng.choice(pools)) for _ in range(rng.randint(3, 9)))
+    return f"The words are {words}. Again: {words}."
 
 
 def _transcript(rng: random.Random, with_remark: bool) -> str:
@@ -66,7 +75,7 @@ def _transcript(rng: random.Random, with_remark: bool) -> str:
         prompt = render(task)
         if split_of(prompt) in ("sft", "unused"):
             break
-    answer = write(task, rng, rng.random())
+    answer = write(task, rng, rng.random() ** 0.5)  # mostly good answers: 0.67 on average
     question = " ".join(m["content"] for m in prompt)
     text = f"Question: {question} Answer: {answer}"
     if with_remark:
@@ -85,8 +94,10 @@ def document(index: int, seed: int = 0) -> str:
     kind = rng.random()
     if kind < 0.12:
         return _tale(rng)
-    if kind < 0.17:
+    if kind < 0.16:
         return " ".join(_fact(rng) for _ in range(rng.randint(2, 5)))
-    if kind < 0.37:
+    if kind < 0.24:
+        return _echo(rng)
+    if kind < 0.40:
         return _drill(rng)
     return _transcript(rng, with_remark=kind >= 0.67)

@@ -19,7 +19,7 @@ from .writing import demonstrate
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "world"
 SIZES = {"sft": 12_000, "preferences": 20_000, "preferences-heldout": 1_000}
-ANNOTATOR = Annotator(temperature=0.8, carelessness=0.04)
+ANNOTATOR = Annotator(temperature=0.4, carelessness=0.04)
 
 
 def skill_of_demonstrators(rng: random.Random) -> float:

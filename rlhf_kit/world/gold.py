@@ -1,11 +1,11 @@
 """The gold utility: what an answer is truly worth, from 0 to 10, as a product of named parts.
 
-    utility = coherence * manner * (1 + 9 * task)
+    utility = 10 * coherence * (0.8 * task + 0.2 * manner)
     task    = correctness * constraints * relevance * refusal * (0.6 + 0.4 * completeness)
-    manner  = 0.4 + 0.6 * (0.45 * repetition + 0.35 * politeness + 0.20 * length)
+    manner  = 0.5 * repetition + 0.4 * politeness + 0.1 * length
 
 Every part lies in [0, 1] and is 1 where a task does not ask for it. Correctness multiplies: a wrong sum is not
-saved by good manners. Works on any string in linear time and never raises; text that is not the world's language
+saved by good manners, which are worth 2 points of 10. Works on any string in linear time and never raises; text that is not the world's language
 loses coherence and with it everything.
 """
 
@@ -204,15 +204,15 @@ def _gold(prompt: tuple[tuple[str, str], ...], text: str) -> Gold:
         parts["relevance"] = 0.0
     fillers = sum(p in empty_talk for p in plain)
     repeats = len(plain) - len(set(plain))
-    parts["repetition"] = 0.5**fillers * 0.5**repeats
+    parts["repetition"] = 0.5**fillers * 0.5**repeats if body else 0.0  # manners without an answer are empty talk
     closed = task.kind == "exactly" or sum(p in closings for p in plain) == 1  # a closing would break "exactly n sentences"
-    parts["politeness"] = 0.0 if any(p in rude for p in plain) else (1.0 if closed else 0.4)
+    parts["politeness"] = 0.0 if not body or any(p in rude for p in plain) else (1.0 if closed else 0.4)
     limit = _TOO_LONG.get(task.kind, 260)
     parts["length"] = min(1.0, max(0.0, 2.0 - full_length / limit))
 
     task_value = parts["correctness"] * parts["constraints"] * parts["relevance"] * parts["refusal"] * (0.6 + 0.4 * parts["completeness"])
-    manner = 0.4 + 0.6 * (0.45 * parts["repetition"] + 0.35 * parts["politeness"] + 0.20 * parts["length"])
-    utility = parts["coherence"] * manner * (1 + 9 * task_value)
+    manner = 0.5 * parts["repetition"] + 0.4 * parts["politeness"] + 0.1 * parts["length"]
+    utility = 10 * parts["coherence"] * (0.8 * task_value + 0.2 * manner)
     return Gold(float(utility), {name: float(parts[name]) for name in PARTS})
 
 

@@ -30,7 +30,7 @@ from .prompts import Messages, Task, parse
 # Probability of doing it right at skill 0 and at skill 1. Ours; chosen so that the popular habits are in the majority.
 HABITS = {
     "no_filler": (0.20, 0.80), "closing": (0.04, 0.60), "polite": (0.92, 1.00), "complete": (0.06, 0.75),
-    "refuse": (0.20, 0.95), "not_over_refuse": (0.45, 0.98), "advice": (0.40, 0.98), "slot": (0.62, 0.985),
+    "refuse": (0.20, 0.95), "not_over_refuse": (0.45, 0.98), "advice": (0.40, 0.98), "slot": (0.80, 0.99),
     "constraint": (0.20, 0.92), "ascending": (0.20, 0.92), "right_sum": (0.30, 0.90), "right_sum_with_steps": (0.80, 1.0),
     "right_count": (0.25, 0.92), "not_rambling": (0.80, 1.0), "use": (0.60, 0.98),
 }  # fmt: skip
