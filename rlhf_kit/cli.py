@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from rlhf_kit import notebooks, runner
+    from rlhf_kit import notebooks, results, runner
 
     runner.stop_on_terminate()
     folder = args.notebooks.resolve() if args.notebooks else notebooks.FOLDER
@@ -107,8 +107,9 @@ def _run(args: argparse.Namespace) -> int:
         )
     )
     if args.store_outputs and status == 0:
-        for path in runner.store_outputs(run, folder):
+        for path in results.store_outputs(run, folder):
             print(f"stored {path.name}")
+        results.store_timings(run, args.profile)
     return status
 
 

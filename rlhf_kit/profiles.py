@@ -232,7 +232,9 @@ def load_profile(name_or_path: str | Path = DEFAULT, overrides: dict[str, Any] |
         base = values.pop("extends")
         if base not in known():
             raise KitError(f"{where}: extends unknown profile {base!r}; known: {', '.join(known())}")
-        values = _merge(_read(FOLDER / f"{base}.yaml"), values)
+        inherited = _read(FOLDER / f"{base}.yaml")
+        inherited.pop("name", None)  # another name: the base's bands were not recorded for these values
+        values = _merge(inherited, values)
     for dotted, value in (overrides or {}).items():
         _set(values, dotted, value)
     if overrides:

@@ -18,11 +18,11 @@ from typing import Any
 
 import yaml
 
-from rlhf_kit import claims, notebooks, profiles
-from rlhf_kit.errors import KitError
+from rlhf_kit import notebooks, profiles
 from rlhf_kit.files import locked
 from rlhf_kit.notebooks import Notebook
 from rlhf_kit.progress import Display, Events, clock
+from rlhf_kit.results import TIMINGS, conclude
 from rlhf_kit.runs import (
     PROJECT,
     Run,
@@ -123,10 +123,9 @@ def _child_env(run: Run, profile: profiles.Profile, machine: profiles.Machine) -
 
 def expected_seconds(run: Run, profile: str) -> dict[str, float]:
     """Seconds by notebook: of this run's earlier executions, else of the shipped timings of the profile."""
-    shipped = PROJECT / "data" / "expected" / "timings.yaml"
     known: dict[str, float] = {}
-    if shipped.is_file():
-        known.update((yaml.safe_load(shipped.read_text(encoding="utf-8")) or {}).get(profile) or {})
+    if TIMINGS.is_file():
+        known.update((yaml.safe_load(TIMINGS.read_text(encoding="utf-8")) or {}).get(profile) or {})
     return known | {n: r["value"]["seconds"] for n, r in records(run, "executed").items()}
 
 
@@ -303,54 +302,6 @@ def _problem(run: Run, book: Notebook, executed: Path, outcome: dict) -> str | N
     if book.name not in records(run, "finished"):
         return "it ran, but its last cell left no closing record (`stages.finish(course, ...)`)"
     return None
-
-
-def write_results(run: Run) -> list[dict]:
-    """Writes timings.json, metrics.json and claims.json from the run's records; returns the claims."""
-    executed = {n: r["value"] for n, r in records(run, "executed").items()}
-    stages: dict[str, float] = {}
-    for manifest in sorted(run.path.glob("*-*/manifest.json")):
-        stages[manifest.parent.name] = read_json(manifest)["seconds"]
-    write_json(
-        run.path / "timings.json",
-        {
-            "notebooks": {n: e["seconds"] for n, e in executed.items()},
-            "total_seconds": round(sum(e["seconds"] for e in executed.values()), 1),
-            "stages": stages,
-            "peak_memory_mb": {n: e["peak_memory_mb"] for n, e in executed.items()},
-            "environment": environment(),
-        },
-    )
-    write_json(run.path / "metrics.json", {n: r["value"] for n, r in records(run, "metrics").items()})
-    found = claims.collect(run)
-    write_json(run.path / "claims.json", found)
-    return found
-
-
-def conclude(run: Run) -> int:
-    """Writes the results and the site, prints the claims; 1 if a claim is outside its band."""
-    from rlhf_kit import site
-
-    found = write_results(run)
-    index = site.build(run)
-    print(f"\n{claims.table(found)}\n\nsite: {shown(index)}", flush=True)
-    outside = [c["id"] for c in found if c["status"] == "outside"]
-    if outside:
-        print(f"outside their bands: {', '.join(outside)}", flush=True)
-    return 1 if outside else 0
-
-
-def store_outputs(run: Run, folder: Path = notebooks.FOLDER) -> list[Path]:
-    """Copies the run's executed notebooks, cleaned, over the lessons in `folder`."""
-    stored = []
-    for name in records(run, "executed"):
-        executed = run.path / "notebooks" / f"{name}.ipynb"
-        if executed.is_file() and (folder / executed.name).is_file():
-            notebooks.clean(executed, folder / executed.name)
-            stored.append(folder / executed.name)
-    if not stored:
-        raise KitError(f"run {run.name} holds no executed notebooks to store")
-    return stored
 
 
 def stop_on_terminate() -> None:

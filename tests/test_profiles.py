@@ -110,7 +110,7 @@ def test_a_file_can_extend_a_shipped_profile(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"extends": "laptop", "dpo": {"beta": 0.3}}))
     profile = profiles.load_profile(path)
-    assert profile.dpo.beta == 0.3 and profile.name == "laptop"
+    assert profile.dpo.beta == 0.3 and profile.name == "mine"
     assert profile.dpo.learning_rate == profiles.load_profile("laptop").dpo.learning_rate
 
 

@@ -10,8 +10,9 @@ import time
 import nbformat
 import psutil
 import pytest
+import yaml
 
-from rlhf_kit import cli, notebooks, runner, runs
+from rlhf_kit import cli, notebooks, results, runner, runs
 from rlhf_kit.errors import KitError
 
 PARAMETERS = 'PROFILE = "laptop"\nSEED = 0\nRUN = None\nINTERACTIVE = True\nBETA = 0.1\nROWS: int | None = 5'
@@ -214,10 +215,12 @@ def test_notebooks_run_in_order_are_found_again_and_collected(folder, capsys, mo
     out = capsys.readouterr().out
     assert "[1/2] 00_a: found" in out and "[2/2] 01_b: done in" in out
     # the lessons take the outputs, but not the runner's traces
-    runner.store_outputs(runs.open_run("trial"), folder)
+    results.store_outputs(runs.open_run("trial"), folder)
     stored = nbformat.read(folder / "01_b.ipynb", 4)
     assert stored.cells[-2].outputs[0].text == "changed\n" and len(stored.cells) == 5
     assert "papermill" not in (folder / "01_b.ipynb").read_text()
+    results.store_timings(runs.open_run("trial"), "laptop", folder / "timings.yaml")
+    assert set(yaml.safe_load((folder / "timings.yaml").read_text())["laptop"]) == {"00_a", "01_b"}
 
 
 @pytest.mark.parametrize(

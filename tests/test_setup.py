@@ -184,14 +184,14 @@ def test_a_sweep_keeps_finished_seeds_and_summarises(experiments, capsys):
 
 
 def test_reports_show_a_run_alone_and_against_another(tmp_path, monkeypatch, capsys):
-    from rlhf_kit import claims, runner
+    from rlhf_kit import claims, results
 
     monkeypatch.setenv("RLHF_KIT_RUNS", str(tmp_path))
     for name, value in (("one", 1.5), ("two", 1.0)):
         run = runs.open_run(name, quiet=True)
         runs.record(run, "metrics", "gold", value)
         claims.claim(run, "kl-grows", value, profile="laptop")
-        runner.write_results(run)
+        results.write_results(run)
     capsys.readouterr()
     assert cli.main(["report", "--run", "one"]) == 0
     out = capsys.readouterr().out
