@@ -1,0 +1,282 @@
+"""Rows out of files, folders, data sets and the hub, one at a time, each with its place ("line 17", "row 3").
+
+Nothing here knows what a preference is. A row that cannot be read comes out as a `BadRow` in its place, so
+that the caller decides whether to stop or to count it; a source that cannot be opened at all raises
+`KitError`. JSONL, Parquet and CSV are streamed; a JSON array has to be held in memory once.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import itertools
+import json
+import os
+import re
+import socket
+import urllib.parse
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from rlhf_kit.errors import KitError
+from rlhf_kit.fields import BadRow, kind_of
+
+_TEXT_KINDS = (".jsonl", ".ndjson", ".csv", ".json")
+SUFFIXES = (".parquet", *_TEXT_KINDS, *(kind + ".gz" for kind in _TEXT_KINDS))
+_NOT_DATA = {"manifest.json", "dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"}
+_BOM = b"\xef\xbb\xbf"
+_LINE_LIMIT = 64 * 2**20  # bytes; a "line" longer than this is some other kind of file
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}")
+
+
+class Part(NamedTuple):
+    """One file or table of a source.
+
+    `rows` yields (place, row or BadRow), once; places count from 1. `where` is the path, for messages.
+    """
+
+    name: str
+    rows: Iterable[tuple[str, Mapping[str, Any] | BadRow]]
+    where: str
+
+
+def open_source(source: Any, *, split: str = "train", subset: str | None = None) -> list[Part]:
+    """The parts of `source`: a file, a folder, a `datasets` object, a list of dicts, a hub id "owner/name".
+
+    `split` and `subset` choose inside a hub data set (and `split` inside a DatasetDict). Raises KitError
+    where nothing readable is found; files themselves are opened only when their rows are asked for.
+    """
+    if isinstance(source, str | Path):
+        text = os.path.expanduser(str(source))
+        if os.path.isdir(text):
+            return _folder(Path(text), split)
+        if os.path.exists(text):
+            return [_file(Path(text))]
+        if isinstance(source, str) and _HUB_ID.fullmatch(source) and not source.lower().endswith(SUFFIXES):
+            return [Part(source, _numbered(lambda: _from_hub(source, split, subset)), source)]
+        raise KitError(
+            f"{source}: no such file or folder; give a file ({', '.join(SUFFIXES[:2])}, ...), a folder "
+            f"or a hub id such as owner/name"
+        )
+    if isinstance(source, list | tuple):
+        return [Part("rows", _numbered(lambda: source), "the rows")]
+    if isinstance(source, Mapping):
+        return _from_splits(source, split, "the DatasetDict")
+    if hasattr(source, "column_names") and hasattr(source, "features"):
+        return [Part("dataset", _numbered(lambda: source), "the data set")]
+    raise KitError(
+        f"preferences can be read from a path, a hub id, a datasets.Dataset or a list of dicts, "
+        f"not from {type(source).__name__}"
+    )
+
+
+def _from_splits(splits: Mapping[str, Any], split: str, what: str) -> list[Part]:
+    if split not in splits:
+        names = ", ".join(repr(str(name))[:40] for name in itertools.islice(splits, 8))
+        raise KitError(f"{what} has no split {split!r} (it has: {names}); pass split=")
+    chosen = splits[split]
+    if isinstance(chosen, list | tuple) or hasattr(chosen, "features"):
+        return open_source(chosen)
+    raise KitError(f"{what}: split {split!r} is no list of rows; pass a list of dicts or a datasets.Dataset")
+
+
+def _from_hub(name: str, split: str, subset: str | None) -> Iterable[Any]:
+    import datasets
+
+    try:
+        hub, cached = datasets.config.HF_ENDPOINT, _in_cache(datasets.config.HF_DATASETS_CACHE, name)
+        if not cached and _no_network(hub):
+            raise ConnectionError(f"no network, {hub} cannot be looked up")
+        return datasets.load_dataset(name, subset, split=split)
+    except Exception as error:  # the hub's client has many: offline, no such id or split, gated, a script
+        reason = " ".join(str(error).split())[:200]
+        raise KitError(
+            f"{name}: there is no such file or folder here, and the hub did not give it either "
+            f"({type(error).__name__}: {reason}); check the id, the split {split!r} and the network, or "
+            f"download the file and give its path"
+        ) from error
+
+
+def _no_network(endpoint: str) -> bool:
+    """Whether the hub's name does not resolve: known at once; the hub's client tries for half a minute."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return False  # then the proxy resolves names
+    try:
+        socket.getaddrinfo(urllib.parse.urlsplit(endpoint).hostname or endpoint, 443)
+    except OSError:
+        return True
+    return False
+
+
+def _in_cache(cache: str | Path, name: str) -> bool:
+    return any(Path(cache).glob(name.replace("/", "___")))
+
+
+def _folder(folder: Path, split: str) -> list[Part]:
+    if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
+        import datasets
+
+        try:
+            saved = datasets.load_from_disk(str(folder))
+        except Exception as error:
+            raise KitError(f"{folder}: looks like a saved data set but cannot be loaded ({error})") from error
+        if isinstance(saved, Mapping):
+            return _from_splits(saved, split, str(folder))
+        return [Part(folder.name, _numbered(lambda: saved), str(folder))]
+    files = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and path.name.lower().endswith(SUFFIXES)
+        and path.name not in _NOT_DATA
+        and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+    ]
+    kinds = sorted({_kind(path) for path in files})
+    if "parquet" in kinds and "json" in kinds:  # the .json beside Parquet describe it, as in a stage's folder
+        kinds.remove("json")
+    if not files:
+        raise KitError(f"{folder}: no data file in this folder (known: {', '.join(SUFFIXES)})")
+    if len(kinds) > 1:
+        raise KitError(
+            f"{folder}: holds {' and '.join(kinds)} files side by side, perhaps the same rows twice; "
+            f"name one file, or keep one kind in the folder"
+        )
+    return [_file(path) for path in files if _kind(path) in kinds]
+
+
+def _kind(path: Path) -> str:
+    name = path.name.lower().removesuffix(".gz")
+    return {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".json": "json"}.get(
+        os.path.splitext(name)[1], ""
+    )
+
+
+def _file(path: Path) -> Part:
+    readers = {"parquet": _parquet, "jsonl": _jsonl, "csv": _csv, "json": _json}
+    kind = _kind(path)
+    if kind not in readers:
+        raise KitError(f"{path}: unknown kind of file; known: {', '.join(SUFFIXES)}")
+    return Part(path.name, _guarded(path, readers[kind]), str(path))
+
+
+def _guarded(path: Path, reader: Callable[[Path], Iterator]) -> Iterator:
+    """The reader's rows, with the errors of the operating system and of gzip made readable."""
+    place = "the beginning"
+    try:
+        for place, row in reader(path):
+            yield place, row
+    except (OSError, EOFError, zlib.error) as error:
+        raise KitError(
+            f"{path}: cannot be read beyond {place} ({error or type(error).__name__}); "
+            f"copy or download the file again"
+        ) from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str | BadRow]]:
+    """(1-based line number, text or BadRow) of every line, blank ones too, without a byte order mark."""
+    with _open(path) as handle:
+        for number, raw in enumerate(iter(lambda: handle.readline(_LINE_LIMIT + 1), b""), start=1):
+            if len(raw) > _LINE_LIMIT:
+                raise KitError(
+                    f"{path}, line {number}: longer than {_LINE_LIMIT >> 20} MiB; this is not one row a line"
+                )
+            if number == 1:
+                raw = raw.removeprefix(_BOM)
+            try:
+                yield number, raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                yield number, BadRow("not_utf8", f"is not UTF-8 text (byte {error.start + 1} of the line)")
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb")
+
+
+def _parse(text: str) -> Any:
+    """JSON, or BadRow: broken, too deeply nested, or with a number too long for Python."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
+        return BadRow("corrupt_row", f"is not valid JSON ({error.msg} at {where})")
+    except (ValueError, RecursionError) as error:
+        return BadRow("corrupt_row", f"is not usable JSON ({type(error).__name__})")
+
+
+def _jsonl(path: Path) -> Iterator:
+    for number, text in _lines(path):
+        if isinstance(text, BadRow) or text.strip():  # blank lines are no rows
+            yield f"line {number}", _as_row(text if isinstance(text, BadRow) else _parse(text))
+
+
+def _json(path: Path) -> Iterator:
+    """A JSON array of objects; a file named .json that begins with an object holds one object a line."""
+    with _open(path) as handle:
+        start = handle.read(4096).removeprefix(_BOM).lstrip()
+    if start.startswith(b"{"):
+        yield from _jsonl(path)
+        return
+    with _open(path) as handle:
+        data = handle.read().removeprefix(_BOM)
+    try:
+        rows = _parse(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        rows = BadRow("not_utf8", f"is not UTF-8 text (line {data.count(10, 0, error.start) + 1})")
+    if isinstance(rows, BadRow):
+        raise KitError(f"{path}: {rows}; a JSON array can only be read whole, so mend the file")
+    if not isinstance(rows, list):
+        raise KitError(f"{path}: expected an array of objects, or one object a line; found {kind_of(rows)}")
+    for number, row in enumerate(rows, start=1):
+        yield f"row {number}", _as_row(row)
+
+
+def _csv(path: Path) -> Iterator:
+    csv.field_size_limit(max(csv.field_size_limit(), _LINE_LIMIT))  # the default, 128 KiB, is short
+
+    def texts() -> Iterator[str]:
+        for number, text in _lines(path):
+            if isinstance(text, BadRow):  # a cell may run over lines, so one line cannot be left out
+                raise KitError(f"{path}, line {number}: {text}; save the file as UTF-8")
+            yield text
+
+    reader = csv.DictReader(texts())  # a record may run over lines: its place is its last line
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise KitError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from error
+        if row is None:
+            return
+        if None in row:
+            yield f"line {reader.line_num}", BadRow("corrupt_row", "has more cells than the header")
+        else:
+            yield f"line {reader.line_num}", {key: value for key, value in row.items() if value is not None}
+
+
+def _parquet(path: Path) -> Iterator:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=256):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"row {number}", row
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise KitError(f"{path}: not a readable Parquet file beyond row {number} ({reason})") from error
+
+
+def _numbered(rows: Callable[[], Iterable[Any]]) -> Iterator:
+    for number, row in enumerate(rows(), start=1):
+        yield f"row {number}", _as_row(row)
+
+
+def _as_row(row: Any) -> Mapping[str, Any] | BadRow:
+    if isinstance(row, Mapping | BadRow):
+        return row
+    return BadRow("wrong_type", f"is {kind_of(row)} where an object with named fields is expected")
