@@ -239,6 +239,7 @@ def draw_annotator_dials(
             )
         style.chance(ax, text="_")
         ax.axvline(0, color="#CCCCCC", linewidth=0.8)
+        ax.set_xticks([-6, -3, 0, 3, 6])
         ax.legend(title=dial, loc="upper left", frameon=False, fontsize=8, title_fontsize=8)
         style.label(ax, dial, "gold(A) - gold(B)", "P(A preferred)" if ax is axes[0] else None)
     return fig
@@ -259,7 +260,7 @@ def draw_ceiling(
     )
     style.chance(ax)
     if here is not None:
-        ax.axvline(here, color=style.PURPLE, linewidth=1.2, label="this course's annotator")
+        ax.axvline(here, color=style.PURPLE, linewidth=1.2, label="TEMPERATURE of this run")
     ax.set_ylim(0.45, 1.02)
     style.label(
         ax,
