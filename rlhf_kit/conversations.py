@@ -24,15 +24,16 @@ from rlhf_kit.runs import Ledger
 def load_conversations(source: Any) -> tuple[list[list[Message]], Ledger]:
     """Whole conversations that end with an answer, for SFT.
 
-    A row has `messages` (or `conversations`, ShareGPT), a `transcript` in hh-rlhf's layout, or a prompt (`prompt`,
-    `question`, `instruction` + `input`) with its `response` (`output`, `completion`, `answer`).
-    Raises KitError naming the place of a row that cannot be read; rows without an answer are dropped and counted.
+    A row has `messages` (or `conversations`, ShareGPT), a `transcript` in hh-rlhf's layout, or a prompt
+    (`prompt`, `question`, `instruction` + `input`) with its `response` (`output`, `completion`, `answer`).
+    Raises KitError naming the place of a row that cannot be read; rows without an answer are dropped and
+    counted.
     """
     return _read(source, _conversation, "demonstrations-read")
 
 
 def load_prompts(source: Any) -> tuple[list[list[Message]], Ledger]:
-    """Prompts: the turns up to the last user turn. Rows as above (an answer is cut off), or a bare `prompt`."""
+    """Prompts: the turns up to the last user turn. Rows as above without the answer, or a bare `prompt`."""
     return _read(source, _prompt, "prompts-read")
 
 

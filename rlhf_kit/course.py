@@ -1,4 +1,4 @@
-"""A course: one profile on one machine in one run, with its seeds. Stages hang on it; see `rlhf_kit.stages`."""
+"""A course: one profile on one machine in one run, with its seeds; `rlhf_kit.stages` works on it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _SHOWN = ("model", "data", "sft", "reward", "sampling", "labeling", "dpo")
 
 @dataclass(frozen=True)
 class Course:
-    """What every stage needs to know. `seed` decides prompts, samples and DPO; `model_seed` the SFT policy and the
-    reward models (equal to `seed` unless an experiment shares those models between seeds)."""
+    """What every stage needs to know. `seed` decides prompts, samples and DPO; `model_seed` the SFT policy
+    and the reward models (equal to `seed` unless an experiment shares those models between seeds)."""
 
     profile: Profile
     machine: Machine
@@ -36,10 +36,9 @@ class Course:
     def description(self) -> str:
         """The text that `describe` prints."""
         lines = [f"profile {self.profile.name}, seed {self.seed}, run {runs.shown(self.run.path)}", ""]
-        for field in ("device", "dtype", "autocast_bf16", "threads", "backend"):
-            lines.append(
-                f"  {field:14} {getattr(self.machine, field)!s:14} because {self.machine.reasons.get(field, '')}"
-            )
+        for choice in ("device", "dtype", "autocast_bf16", "threads", "backend"):
+            value, why = str(getattr(self.machine, choice)), self.machine.reasons.get(choice, "")
+            lines.append(f"  {choice:14} {value:14} because {why}")
         lines.append("")
         for section in _SHOWN:
             values = getattr(self.profile, section).model_dump(exclude_none=True)
@@ -95,8 +94,8 @@ def start(
 ) -> Course:
     """Opens a course: loads and resolves the profile, sets PyTorch's threads, opens (makes) the run's folder.
 
-    profile: a shipped name, a YAML file, or a Profile. run: the run's name; by default the profile's name, with the
-    seed added when it is not 0. overrides: dotted keys, {"dpo.beta": 0.2}. root: folder of the runs.
+    profile: a shipped name, a YAML file, or a Profile. run: the run's name; by default the profile's name,
+    with the seed added when it is not 0. overrides: dotted keys, {"dpo.beta": 0.2}. root: folder of the runs.
     Raises KitError for an unknown profile or key, a GPU profile without GPU, a bad run name or seed.
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -115,7 +114,7 @@ def start(
 
 
 def finish(course: Course, notebook: str) -> Path:
-    """What a notebook's last cell calls: writes records/finished/<notebook>.json, which the runner demands."""
+    """A notebook's last call: writes records/finished/<notebook>.json, which the runner demands."""
     return runs.finish(course, notebook)
 
 
@@ -127,7 +126,7 @@ def model_folder(stage: Stage | str | Path) -> str:
 
 
 def source_key(path: str | None) -> str:
-    """A content key for a file or model folder of the user: a hash of its bytes, or the name itself for a hub id."""
+    """A content key for a user's file or model folder: a hash of its bytes; a hub id's own name."""
     if path is None:
         return "none"
     found = project_path(path)
@@ -144,3 +143,26 @@ def base_key(course: Course) -> str:
     """The key of the base model: weights, tokenizer and template, or the sizes of a new model."""
     model = course.profile.model
     return stable_hash(source_key(model.path), source_key(model.tokenizer), model.init, model.lora)
+
+
+def changed(section: Any, overrides: Mapping[str, Any], name: str) -> Any:
+    """A section of the profile with some fields changed and checked as on load; KitError if that fails."""
+    unknown = set(overrides) - set(type(section).model_fields)
+    if unknown:
+        known = ", ".join(type(section).model_fields)
+        raise KitError(f"{name} has no setting {sorted(unknown)[0]!r}; known: {known}")
+    try:
+        return type(section).model_validate({**section.model_dump(), **overrides})
+    except ValueError as error:
+        raise KitError(f"{name}: {' '.join(str(error).split())}") from None
+
+
+def prompt_splits(
+    profile: Any, iterations: int | None = None, per_iteration: int | None = None
+) -> dict[str, int]:
+    """How many prompts the splits "eval", "choose", "iteration-1" ... have, from the profile unless given."""
+    data = profile.data
+    sizes = {"eval": data.eval_prompts, "choose": data.choose_prompts}
+    for t in range(1, (iterations or data.iterations) + 1):
+        sizes[f"iteration-{t}"] = per_iteration or data.prompts_per_iteration
+    return sizes

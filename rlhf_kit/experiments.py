@@ -1,7 +1,8 @@
 """Experiments over many seeds whose arms, measurements and test are fixed here, before any seed is run.
 
-`run_seed(name, profile, seed)` runs every arm of one seed and returns plain numbers; `summarise(name, results)` makes
-the one comparison that was announced. Nothing is chosen after the fact: no seed is left out, no checkpoint picked.
+`run_seed(name, profile, seed)` runs every arm of one seed and returns plain numbers; `summarise(name,
+results)` makes the one comparison that was announced. Nothing is chosen after the fact: no seed is left out,
+no checkpoint picked.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from rlhf_kit.runs import Stage
 class Experiment:
     """What is compared. `arms` maps an arm's name to the call that makes its iterations.
 
-    primary: (treatment arm, control arm); the effect is treatment minus control in mean gold utility at temperature 1
-    on the eval prompts, after the last iteration, paired within a seed. Verdict by a two-sided 95 % t-interval.
-    shared_models_every: so many seeds in a row share the SFT policy and the reward model (model seed = seed // that).
+    primary: (treatment arm, control arm); the effect is treatment minus control in mean gold utility at
+    temperature 1 on the eval prompts, after the last iteration, paired within a seed. Verdict by a two-sided
+    95 % t-interval.
+    shared_models_every: so many seeds in a row share the SFT policy and the reward model (model seed = seed
+        // that).
     """
 
     question: str
@@ -41,7 +44,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         arms={
             "online": lambda course: stages.online(course),
             "offline": lambda course: stages.offline(course, "sft-samples"),
-            "annotator": lambda course: stages.offline(course, "annotator"),
+            "annotator": lambda course: stages.offline(course, "annotator", like=stages.online(course)),
         },
         primary=("online", "offline"),
         shared_models_every=2,
@@ -79,12 +82,13 @@ def known(name: str) -> Experiment:
 def run_seed(
     name: str, profile: Any, seed: int, *, keep: bool | None = None, root: Any = None
 ) -> dict[str, Any]:
-    """Every arm of one seed, in the run `sweep-<name>-work`; returns the numbers of each arm after each iteration.
+    """Every arm of one seed, in the run `sweep-<name>-work`; the numbers of each arm after each iteration.
 
-    keep: leave the seed's policies and samples on disk (default: only if RLHF_KIT_KEEP is set; they are otherwise
-    removed once measured, and the shared models when their last seed is done).
-    Returns {seed, model_seed, profile, seconds, reward_accuracy, curves: [row]}: one row an (arm, iteration) with
-    gold, gold_greedy, win_rate, kl, reward, length (characters), fresh_accuracy; the arm "sft" is iteration 0.
+    keep: leave the seed's policies and samples on disk (default: only if RLHF_KIT_KEEP is set; they are
+    otherwise removed once measured). SFT policy and reward model stay for the seeds that share them.
+    Returns {seed, model_seed, profile, seconds, reward_accuracy, curves: [row]}: one row an (arm, iteration)
+    with gold, gold_greedy, win_rate, kl, reward, length (characters), fresh_accuracy; the arm "sft" is
+    iteration 0.
     """
     plan, started = known(name), time.monotonic()
     keep = bool(os.environ.get("RLHF_KIT_KEEP")) if keep is None else keep
@@ -136,7 +140,7 @@ def run_seed(
 
 
 def _release(course: Course, made: dict[str, list[Iteration]]) -> None:
-    """Removes this seed's policies and samples; the manifests' numbers are in the result. Shared models stay."""
+    """Removes this seed's policies and samples; the result has their numbers. Shared models stay."""
     folders = set()
     for iterations in made.values():
         for one in iterations:
@@ -147,12 +151,14 @@ def _release(course: Course, made: dict[str, list[Iteration]]) -> None:
 
 
 def summarise(name: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The announced comparison over seeds: {effect, low, high, verdict, per_seed, greedy: {...}, by_models: {...}}.
+    """The announced comparison over seeds: {effect, low, high, verdict, per_seed, greedy, by_models, means}.
 
-    effect: mean over seeds of treatment minus control at temperature 1 after the last iteration, with the 95 %
-    t-interval over seeds. greedy: the same for greedy decoding (secondary). by_models: the same over the means of
-    seeds that share SFT policy and reward model, the cautious reading when such seeds resemble each other.
-    verdict: "<treatment> better", "<control> better" or "inconclusive" (the interval covers 0, or fewer than 2 seeds).
+    effect: mean over seeds of treatment minus control at temperature 1 after the last iteration, with its
+    95 % t-interval over seeds. greedy: the same for greedy decoding (secondary). by_models: the same over the
+    means of seeds that share SFT policy and reward model, the cautious reading when such seeds resemble each
+    other.
+    verdict: "<treatment> better", "<control> better" or "inconclusive" (the interval covers 0, or fewer than
+        2 seeds).
     """
     plan = known(name)
     treatment, control = plan.primary

@@ -1,7 +1,7 @@
-"""The online loop: sample -> score -> pair -> DPO -> next policy (arXiv 2405.07863, Algorithm 2 and section 3.3).
+"""The online loop: sample -> score -> pair -> DPO -> next policy (arXiv 2405.07863, Algorithm 2).
 
-`loop` is the algorithm and nothing else; it is given the four steps as functions, so the course can hand it cached
-stages and `folder_steps` can hand it plain calls over model folders. Both run the very same lines.
+`loop` is the algorithm and nothing else; it is given the four steps as functions, so the course can hand it
+cached stages and `folder_steps` can hand it plain calls over model folders. Both run the very same lines.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from rlhf_kit.runs import derive_seed
 
 @dataclass(frozen=True)
 class Iteration:
-    """What iteration `number` (from 1) made: responses -> scores -> pairs -> policy. A *policy* is whatever the
-    steps pass around: a cached stage in the course, a model folder in `online_dpo`."""
+    """What iteration `number` (from 1) made: responses -> scores -> pairs -> policy. A *policy* is whatever
+    the steps pass around: a cached stage in the course, a model folder in `online_dpo`."""
 
     number: int
     name: str
@@ -50,10 +50,11 @@ def loop(
 ) -> list[Iteration]:
     """One policy per batch of prompts; every iteration trains on its own new pairs only.
 
-    sampler: who answers the prompts. "policy" = the newest policy (online); "sft" = the initial policy in every
-        iteration (offline), with everything else the same. The first iterations of the two are therefore equal.
-    reference: the model in the DPO loss that the policy is held to. "sft" = the initial policy throughout (paper);
-        "previous" = the policy of the iteration before.
+    sampler: who answers the prompts. "policy" = the newest policy (online); "sft" = the initial policy in
+        every iteration (offline), with everything else the same. The first iterations of the two are
+        therefore equal.
+    reference: the model in the DPO loss that the policy is held to. "sft" = the initial policy throughout
+        (paper); "previous" = the policy of the iteration before.
     warm_start: training starts from the last policy (paper), or else from the initial one.
     """
     for label, value, known in (

@@ -3,12 +3,12 @@
     course = stages.start("laptop")
     sft, reward = stages.sft(course), stages.reward_model(course)
     online, offline = stages.online(course), stages.offline(course)
-    answers = stages.evaluation(course, {"sft": sft, "online": online[-1].policy, "offline": offline[-1].policy})
+    answers = stages.evaluation(course, {"sft": sft, "online": online[-1].policy})
     table = stages.summarise(answers)
 
-Every call returns a `Stage`: a folder named by the hash of all that decides its content. Equal work is found again,
-so a lesson opened on its own makes what it needs from earlier ones once. Policies and reward models lie in the
-folder's `model`; their training history in `history.json`.
+Every call returns a `Stage`: a folder named by the hash of all that decides its content. Equal work is found
+again, so a lesson opened on its own makes what it needs from earlier ones once. Policies and reward models
+lie in the folder's `model`; their training history in `history.json`.
 """
 
 from __future__ import annotations
@@ -19,27 +19,12 @@ from rlhf_kit.course import Course, finish, model_folder, start
 from rlhf_kit.errors import KitError
 from rlhf_kit.online import Iteration, Steps, loop
 from rlhf_kit.runs import Ledger, Stage, write_rows
-from rlhf_kit.stages_data import (
-    assert_disjoint,
-    demonstrations,
-    preferences,
-    prompt_table,
-    prompts,
-)
+from rlhf_kit.stages_answers import pairs, responses, scorer_of, scores, with_prompts
+from rlhf_kit.stages_best_of_n import best_of_n
+from rlhf_kit.stages_data import assert_disjoint, demonstrations, preferences, prompt_table, prompts
 from rlhf_kit.stages_eval import evaluation, skills, summarise
-from rlhf_kit.stages_policy import (
-    dpo,
-    pairs,
-    pairwise_model,
-    responses,
-    reward_model,
-    scorer_of,
-    scores,
-    sft,
-    with_prompts,
-)
+from rlhf_kit.stages_policy import dpo, pairwise_model, reward_model, sft
 from rlhf_kit.stages_reward import (
-    best_of_n,
     label_accuracy,
     reward_accuracy_fresh,
     reward_accuracy_heldout,
@@ -48,10 +33,11 @@ from rlhf_kit.stages_reward import (
 )
 
 __all__ = [
-    "Course", "Iteration", "assert_disjoint", "best_of_n", "demonstrations", "dpo", "evaluation", "finish",
-    "label_accuracy", "model_folder", "offline", "online", "pairs", "pairwise_model",
-    "preferences", "prompt_table", "prompts", "responses", "reward_accuracy_fresh", "reward_accuracy_heldout", "reward_accuracy_on",
-    "reward_model", "reward_test", "scorer_of", "scores", "sft", "skills", "start", "summarise", "with_prompts",
+    "annotator_pairs", "assert_disjoint", "assert_fixed_reference", "best_of_n", "Course", "demonstrations",
+    "dpo", "evaluation", "finish", "Iteration", "label_accuracy", "model_folder", "offline", "online",
+    "pairs", "pairwise_model", "preferences", "prompt_table", "prompts", "responses",
+    "reward_accuracy_fresh", "reward_accuracy_heldout", "reward_accuracy_on", "reward_model", "reward_test",
+    "scorer_of", "scores", "sft", "skills", "start", "summarise", "with_prompts",
 ]  # fmt: skip
 
 
@@ -77,11 +63,13 @@ def online(
     """The online loop (paper Algorithm 2): each iteration samples, scores, pairs and trains on new prompts.
 
     Whatever is None comes from the profile. reference: "sft" (paper; checked by weights hash) or "previous";
-    warm_start: from the last policy (paper) or from SFT each time; sampler: "policy" (online) or "sft" (offline);
-    scorer and model: see `scorer_of`. labeling: further fields of that section; **training: fields of the profile's
-    `dpo` section, such as learning_rate. name labels the iterations and does not change what is made, so arms that
-    agree up to some point share their stages: the first iteration of online and offline is one and the same.
-    Returns one Iteration(number, name, policy, responses, scores, pairs) a batch of prompts, all of them Stages.
+    warm_start: from the last policy (paper) or from SFT each time. sampler: "policy" (online) or "sft"
+    (offline). scorer and model: see `scorer_of`. labeling: further fields of that section. **training: fields
+    of the profile's `dpo` section, such as learning_rate. name: labels the iterations and does not change
+    what is made, so arms that agree up to some point share their stages: the first iteration of online and
+    offline is one and the same.
+    Returns one Iteration(number, name, policy, responses, scores, pairs) a batch of prompts, all of them
+    Stages.
     """
     settings = course.profile.dpo
     reference = settings.reference if reference is None else reference
@@ -120,12 +108,14 @@ def offline(
     iterations: int | None = None,
     **changes: Any,
 ) -> list[Iteration]:
-    """The offline baseline: as many sequential DPO trainings, with the same settings, on data that no trained policy made.
+    """The offline baseline: as many DPO trainings with equal settings, on data that no trained policy made.
 
-    kind "sft-samples": `online` with one thing changed, the sampler: the SFT policy answers every batch of prompts.
-    kind "annotator": the reward model's own labelled pairs, no sampling: the preference training set from its start,
-        cut into as many parts of the same size (prompts_per_iteration, or exactly the sizes of `like`, the online
-        arm's iterations), so every arm takes the same number of gradient steps. responses and scores are None.
+    kind "sft-samples": `online` with one thing changed, the sampler: the SFT policy answers every batch of
+        prompts.
+    kind "annotator": the reward model's own labelled pairs, no sampling: the preference training set from its
+        start, cut into as many parts of the same size (prompts_per_iteration, or exactly the sizes of `like`,
+        the online arm's iterations), so every arm takes the same number of gradient steps. responses and
+        scores are None.
     Other arguments as in `online`. KitError for another kind or too few preference pairs.
     """
     if kind == "sft-samples":
@@ -157,15 +147,15 @@ def offline(
 
 
 def annotator_pairs(course: Course, first: int, n: int) -> Stage:
-    """Rows first ... first + n - 1 of the preference training set in the layout of `pairs` (rewards unknown: null)."""
+    """Rows first ... first + n - 1 of the preference training set in the layout of `pairs`; rewards null."""
     source = preferences(course)
 
     def build(folder):
         rows = source.rows("train.parquet")
         if first + n > len(rows):
             raise KitError(
-                f"{first + n} annotator pairs were asked for, but the preference training set has {len(rows)}; "
-                "lower prompts_per_iteration or iterations"
+                f"{first + n} annotator pairs were asked for, but the preference training set has "
+                f"{len(rows)}; lower prompts_per_iteration or iterations"
             )
         made = []
         for row in rows.select(range(first, first + n)):

@@ -1,4 +1,4 @@
-"""Cached stages that measure: policies on prompts nobody trained on, and reward models against labels and the truth."""
+"""Cached stages that measure policies on prompts that nobody trained on."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 from rlhf_kit.course import Course, model_folder
 from rlhf_kit.errors import KitError
 from rlhf_kit.runs import Ledger, Stage, derive_seed, write_json, write_rows
+from rlhf_kit.stages_answers import SAMPLING, scorer_of
 from rlhf_kit.stages_data import pick, prompt_table
-from rlhf_kit.stages_policy import SAMPLING, reward_model, scorer_of, sft
+from rlhf_kit.stages_policy import reward_model, sft
 
 # What it takes to solve a task of the pocket world, form apart.
 SOLVED = ("correctness", "constraints", "relevance", "refusal")
@@ -29,10 +30,10 @@ def evaluation(
 ) -> Stage:
     """Every policy on the prompts of a split, at each temperature (0 = greedy): one row an answer.
 
-    Rows: policy, temperature, prompt_id, category, sample, text, length (characters), tokens, finish_reason, reward
-    (of the course's reward model, or of `reward`), gold and parts (pocket world only), kl. kl: nats by which this
-    response adds to KL(policy at this temperature || SFT policy at temperature 1); null when greedy.
-    split "eval" is for final numbers; use "choose" to choose between checkpoints or settings.
+    Rows: policy, temperature, prompt_id, category, sample, text, length (characters), tokens, finish_reason,
+    reward (of the course's reward model, or of `reward`), gold and parts (pocket world only), kl. kl: nats by
+    which this response adds to KL(policy at this temperature || SFT policy at temperature 1); null when
+    greedy. split "eval" is for final numbers; use "choose" to choose between checkpoints or settings.
     Each policy is measured once: a call with one policy more measures that one only.
     """
     if not policies:
@@ -162,10 +163,10 @@ def _kl(rows: Sequence[Mapping], temperature: float) -> tuple[float, float]:
 def summarise(stage: Stage, baseline: str = "sft") -> list[dict]:
     """One dict a (policy, temperature): means with 95 % intervals, prompts being what is resampled.
 
-    Keys: policy, temperature, n (prompts), gold, gold_low, gold_high, reward, win_rate, win_low, win_high (against
-    `baseline` at the same temperature; None for itself), judge, length (characters), truncated (share), kl, kl_se.
-    judge is "gold" in the pocket world; elsewhere it is "reward": the model that labelled the training pairs then
-    judges the result, which is circular and says nothing about quality.
+    Keys: policy, temperature, n (prompts), gold, gold_low, gold_high, reward, win_rate, win_low, win_high
+    (against `baseline` at the same temperature; None for itself), judge, length (characters), truncated
+    (share), kl, kl_se. judge is "gold" in the pocket world; elsewhere it is "reward": the model that labelled
+    the training pairs then judges the result, which is circular and says nothing about quality.
     """
     from rlhf_kit import evaluation as measure
 
@@ -199,11 +200,12 @@ def summarise(stage: Stage, baseline: str = "sft") -> list[dict]:
 
 
 def skills(stage: Stage, after: str, before: str = "sft", temperature: float = 0.0) -> list[dict]:
-    """What a policy gained or forgot, by category and over all: the share of prompts solved, paired by prompt.
+    """What a policy gained or forgot: the share of prompts solved, by category and in all, paired by prompt.
 
-    Solved: every task part of the gold utility (correctness, constraints, relevance, refusal) is 1; form does not
-    count. Keys: category, n, before, after, difference, low, high (95 %), gained, lost (numbers of answers).
-    KitError without gold utilities (your own data), or for a policy or temperature that was not evaluated.
+    Solved: every task part of the gold utility (correctness, constraints, relevance, refusal) is 1; form does
+    not count. Keys: category, n, before, after, difference, low, high (95 %), gained, lost (numbers of
+    answers). KitError without gold utilities (your own data), or for a policy or temperature that was not
+    evaluated.
     """
     from rlhf_kit.evaluation import paired_difference
 

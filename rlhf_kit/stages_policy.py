@@ -1,22 +1,17 @@
-"""Cached stages that train models and let them answer: SFT, reward models, responses, scores, pairs, DPO."""
+"""Cached stages that train models: SFT policy, reward model, pairwise model, DPO."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_kit.course import Course, base_key, model_folder, source_key
+from rlhf_kit.course import Course, base_key, changed, model_folder, source_key
 from rlhf_kit.errors import KitError
-from rlhf_kit.runs import Ledger, Stage, derive_seed, project_path, write_json, write_rows
-from rlhf_kit.stages_data import demonstrations, pick, preferences, prompt_table
+from rlhf_kit.runs import Stage, derive_seed, project_path, write_json
+from rlhf_kit.stages_data import demonstrations, preferences
 
-# Modules whose source decides what training and answering make: part of the content keys.
+# Modules whose source decides what training makes: part of the content keys.
 TRAINING = ("training", "training_common", "training_rows", "batching", "chat", "models")
-SAMPLING = ("sampling", "decoding", "batching", "chat", "models")
-SCORING = ("rewards", "batching", "chat", "models")
-
-# ---------------------------------------------------------------- models
 
 
 def sft(course: Course, **overrides: Any) -> Stage:
@@ -24,7 +19,7 @@ def sft(course: Course, **overrides: Any) -> Stage:
 
     overrides: fields of the profile's `sft` section, such as learning_rate=1e-3.
     """
-    section = _changed(course.profile.sft, overrides, "sft")
+    section = changed(course.profile.sft, overrides, "sft")
     if section.released:
         return _released(course, "sft", section.released)
     rows = demonstrations(course)
@@ -77,7 +72,7 @@ def pairwise_model(
 
 
 def _preference_trained(course, name, section_name, trainer, n_pairs, start, model_seed, overrides) -> Stage:
-    section = _changed(getattr(course.profile, section_name), overrides, section_name)
+    section = changed(getattr(course.profile, section_name), overrides, section_name)
     if section.released:
         return _released(course, name, section.released)
     rows = preferences(course)
@@ -120,10 +115,10 @@ def dpo(
     """One DPO training (eq. 5) from `policy` on `pairs`, held to `reference` (default: the SFT policy).
 
     iteration decides the seed only: offline and online arms with equal inputs make the same policy.
-    overrides: fields of the profile's `dpo` section. The manifest's facts keep the reference's weights hash and the
-    loss before the first step, which is ln 2 when policy and reference are the same weights.
+    overrides: fields of the profile's `dpo` section. The manifest's facts keep the reference's weights hash
+    and the loss before the first step, which is ln 2 when policy and reference are the same weights.
     """
-    section = _changed(course.profile.dpo, overrides, "dpo")
+    section = changed(course.profile.dpo, overrides, "dpo")
     reference = reference or sft(course)
 
     def build(folder):
@@ -150,7 +145,8 @@ def dpo(
 def _trained(
     train: Any, begin: str, rows: Any, folder: Path, section: Any, course: Course, seed: int
 ) -> dict:
-    """Runs a trainer into folder/model; its facts and ledger go into the stage's manifest, its history beside it."""
+    """Runs a trainer into folder/model; its facts and ledger go into the stage's manifest, its history beside
+    it."""
     if not len(rows):
         raise KitError(f"there are no rows to train {folder.name} on")
     model = course.profile.model
@@ -175,193 +171,3 @@ def _released(course: Course, name: str, released: str) -> Stage:
         return {"released": str(project_path(released)) if project_path(released).exists() else released}
 
     return course.stage(name, build, params={"released": source_key(released)})
-
-
-def _changed(section: Any, overrides: Mapping[str, Any], name: str) -> Any:
-    """The profile's section with some fields changed, checked like the profile itself."""
-    unknown = set(overrides) - set(type(section).model_fields)
-    if unknown:
-        known = ", ".join(type(section).model_fields)
-        raise KitError(f"{name} has no setting {sorted(unknown)[0]!r}; known: {known}")
-    try:
-        return type(section).model_validate({**section.model_dump(), **overrides})
-    except ValueError as error:
-        raise KitError(f"{name}: {' '.join(str(error).split())}") from None
-
-
-# ---------------------------------------------------------------- answers and their rewards
-
-
-def responses(
-    course: Course,
-    policy: Stage,
-    split: str,
-    *,
-    n: int | None = None,
-    temperature: float | None = None,
-    prompts: int | None = None,
-    table: Stage | None = None,
-    iteration: int | None = None,
-) -> Stage:
-    """n sampled answers to each prompt of a split: rows of design "responses", and the prompts in prompts.parquet.
-
-    n and temperature come from the profile's `sampling` section unless given. prompts: the first so many of the split.
-    `iteration` is part of every sample's seed; for the splits "iteration-<t>" it is t.
-    """
-    settings = course.profile.sampling
-    n = settings.n if n is None else n
-    temperature = settings.temperature if temperature is None else temperature
-    table = table or prompt_table(course)
-    if iteration is None:
-        iteration = int(split.removeprefix("iteration-")) if split.startswith("iteration-") else 0
-
-    def build(folder):
-        from rlhf_kit import sampling
-
-        asked = pick(table, split, prompts)
-        rows = sampling.sample(
-            model_folder(policy),
-            asked,
-            n=n,
-            temperature=temperature,
-            top_p=settings.top_p,
-            max_new_tokens=settings.max_new_tokens,
-            seed=course.sampling_seed(),
-            iteration=iteration,
-            machine=course.machine,
-            batch_size=settings.batch_size,
-            name=policy.name,
-            folder=folder / "shards",
-        )
-        _remove(folder / "shards")
-        write_rows(folder, asked, "prompts.parquet")
-        write_rows(folder, rows)
-        cut = sum(row["finish_reason"] == "length" for row in rows)
-        return {
-            "ledger": Ledger("responses", len(asked) * n, len(rows)),
-            "prompts": len(asked),
-            "truncated": cut,
-        }
-
-    params = {
-        "split": split,
-        "n": n,
-        "temperature": temperature,
-        "top_p": settings.top_p,
-        "prompts": prompts,
-        "max_new_tokens": settings.max_new_tokens,
-        "seed": course.sampling_seed(),
-        "iteration": iteration,
-    }
-    inputs = {"policy": policy, "prompts": table}
-    return course.stage(f"responses-{split}", build, inputs=inputs, params=params, code=SAMPLING)
-
-
-def with_prompts(responses_stage: Stage) -> list[dict]:
-    """The response rows, each with its `prompt` (messages) and `category`."""
-    asked = {row["prompt_id"]: row for row in responses_stage.rows("prompts.parquet")}
-    return [
-        {**row, "prompt": asked[row["prompt_id"]]["prompt"], "category": asked[row["prompt_id"]]["category"]}
-        for row in responses_stage.rows()
-    ]
-
-
-def scorer_of(course: Course, scorer: str = "bt", model: Stage | Sequence[Stage] | None = None) -> Any:
-    """An open scorer with `score(prompts, responses)`: "bt", "pairwise", "gold", "random", or "ensemble" (then
-    `model` is a list of reward models). Without `model` the course's own reward or pairwise model is used."""
-    from rlhf_kit import rewards
-
-    if scorer == "bt":
-        return rewards.BradleyTerry(model_folder(model or reward_model(course)), course.machine)
-    if scorer == "pairwise":
-        return rewards.Pairwise(model_folder(model or pairwise_model(course)), course.machine)
-    if scorer == "ensemble":
-        members = [rewards.BradleyTerry(model_folder(m), course.machine) for m in model or ()]
-        return rewards.Ensemble(members)
-    if scorer == "gold":
-        if course.profile.data.kind != "world":
-            raise KitError(
-                "the gold utility exists in the pocket world only; your own data has no known truth"
-            )
-        return rewards.Gold()
-    if scorer == "random":
-        return rewards.Random(course.seed)
-    raise KitError(f"unknown scorer {scorer!r}; one of bt, pairwise, gold, random, ensemble")
-
-
-def scorer_inputs(
-    course: Course, scorer: str, model: Stage | Sequence[Stage] | None = None
-) -> dict[str, Stage]:
-    """The stages that a scorer's numbers depend on, made if need be."""
-    if scorer == "bt":
-        return {"model": model or reward_model(course)}
-    if scorer == "pairwise":
-        return {"model": model or pairwise_model(course)}
-    if scorer == "ensemble":
-        return {f"model-{i}": m for i, m in enumerate(model or ())}
-    return {}
-
-
-def scores(
-    course: Course, responses: Stage, scorer: str = "bt", model: Stage | Sequence[Stage] | None = None
-) -> Stage:
-    """One reward a response: rows {prompt_id, sample, scorer, reward}, in the order of the responses.
-
-    See `scorer_of` for scorers. "pairwise" gives the mean probability of beating the prompt's other responses.
-    """
-    inputs = {"responses": responses, **scorer_inputs(course, scorer, model)}
-
-    def build(folder):
-        from datasets import Dataset
-
-        rows = with_prompts(responses)
-        judge = scorer_of(course, scorer, inputs.get("model", model))
-        values = judge.score([row["prompt"] for row in rows], [row["text"] for row in rows])
-        columns = {
-            "prompt_id": [row["prompt_id"] for row in rows],
-            "sample": [row["sample"] for row in rows],
-            "scorer": [scorer] * len(rows),
-            "reward": values.astype("float32"),
-        }
-        write_rows(folder, Dataset.from_dict(columns))
-        return Ledger("scores", len(rows), len(values))
-
-    params = {"scorer": scorer, "seed": course.seed if scorer == "random" else None}
-    code = ["world"] if scorer == "gold" else SCORING
-    return course.stage(f"scores-{scorer}", build, inputs=inputs, params=params, code=code)
-
-
-def pairs(course: Course, responses: Stage, scores: Stage, **overrides: Any) -> Stage:
-    """One (chosen, rejected) pair a prompt by the profile's labelling rule: rows of design "pairs".
-
-    overrides: rule, length_penalty, length_unit, min_margin. The ledger says which prompts gave no pair, and why.
-    """
-    section = _changed(course.profile.labeling, overrides, "labeling")
-
-    def build(folder):
-        from rlhf_kit import labeling
-
-        rows, ledger = labeling.select_pairs_with_ledger(
-            responses.rows().to_list(),
-            scores.rows().to_list(),
-            **section.model_dump(),
-            seed=course.seed,
-            prompts=responses.rows("prompts.parquet").to_list(),
-        )
-        if not rows:
-            raise KitError(
-                f"no pair is left of {ledger.rows_in} prompts ({ledger.dropped}); lower min_margin"
-            )
-        write_rows(folder, rows)
-        return ledger
-
-    inputs = {"responses": responses, "scores": scores}
-    return course.stage(
-        "pairs", build, inputs=inputs, params={"settings": section, "seed": course.seed}, code=["labeling"]
-    )
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)

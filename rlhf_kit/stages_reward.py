@@ -1,4 +1,5 @@
-"""Cached stages and numbers that tell how good a reward model is: against labels, the truth, and optimisation."""
+"""Cached stages and numbers that tell how good a reward model is: against labels, the truth, and
+optimisation."""
 
 from __future__ import annotations
 
@@ -12,14 +13,13 @@ from rlhf_kit.course import Course
 from rlhf_kit.errors import KitError
 from rlhf_kit.evaluation import (
     bayes_accuracy,
-    best_of_n_mean,
-    bon_kl_bound,
     cluster_interval,
     reward_accuracy,
 )
-from rlhf_kit.runs import Ledger, Stage, write_json, write_rows
+from rlhf_kit.runs import Ledger, Stage, write_rows
+from rlhf_kit.stages_answers import SCORING, responses, scorer_inputs, scorer_of, scores, with_prompts
 from rlhf_kit.stages_data import preferences
-from rlhf_kit.stages_policy import SCORING, responses, scorer_inputs, scorer_of, scores, sft, with_prompts
+from rlhf_kit.stages_policy import sft
 
 # ---------------------------------------------------------------- held-out labels
 
@@ -30,8 +30,9 @@ def reward_test(course: Course, model: Stage | None = None, scorer: str = "bt") 
     Rows: prompt_id, prompt, category, source, chosen, rejected (texts), chosen_reward, rejected_reward,
     chosen_length, rejected_length (characters), and in the pocket world chosen_gold, rejected_gold and
     label_probability: the probability with which the annotator gives this label, which bounds every model.
-    For scorer "pairwise" the rewards are P(chosen over rejected) and its complement, and shown_first, shown_second
-    are P(chosen) with the chosen answer in first and in second place. Pairs too long for the model are dropped.
+    For scorer "pairwise" the rewards are P(chosen over rejected) and its complement, and shown_first,
+    shown_second are P(chosen) with the chosen answer in first and in second place. Pairs too long for the
+    model are dropped.
     """
     pairs = preferences(course)
     inputs = {"preferences": pairs, **scorer_inputs(course, scorer, model)}
@@ -91,7 +92,8 @@ def _truth(course: Course, prompts: Sequence, sides: Mapping[str, Sequence[str]]
 
 
 def _label_probability(judge: Any, prompt: Sequence, a: str, b: str) -> float:
-    """P(the annotator prefers a); the mean over both orders, as nobody recorded which answer was shown first."""
+    """P(the annotator prefers a); the mean over both orders, as nobody recorded which answer was shown
+    first."""
     return (judge.probability(prompt, a, b) + 1 - judge.probability(prompt, b, a)) / 2
 
 
@@ -113,10 +115,13 @@ def _fits(course: Course, judge: Any, row: Mapping) -> bool:
 
 
 def reward_accuracy_heldout(course: Course, model: Stage | None = None, scorer: str = "bt") -> dict[str, Any]:
-    """How often the scorer agrees with the held-out labels, ties half, with a 95 % interval clustered by prompt.
+    """How often the scorer agrees with the held-out labels, ties half, with a 95 % interval clustered by
+    prompt.
 
-    Keys: accuracy, low, high, n, by_category; in the pocket world also ceiling (the best any model could expect on
-    these pairs: the mean of max(p, 1 - p)), gold_accuracy, gold_low, gold_high (agreement with the true order).
+    Keys: accuracy, low, high, n, by_category; in the pocket world also ceiling (the best any model could
+        expect on
+    these pairs: the mean of max(p, 1 - p)), gold_accuracy, gold_low, gold_high (agreement with the true
+        order).
     """
     return accuracy_of(reward_test(course, model, scorer), course)
 
@@ -146,7 +151,8 @@ def accuracy_of(test: Stage, course: Course) -> dict[str, Any]:
 def _accuracy(
     better: Sequence[float], worse: Sequence[float], ids: Sequence, categories: Sequence[str], resamples: int
 ) -> dict[str, Any]:
-    """{accuracy, low, high, n, by_category: {category: the same}}: how often `better` is above `worse`, ties half."""
+    """{accuracy, low, high, n, by_category: {category: the same}}: how often `better` is above `worse`, ties
+    half."""
     right = (np.sign(np.asarray(better, dtype=float) - np.asarray(worse, dtype=float)) + 1) / 2
 
     def share(places: Sequence[int]) -> dict[str, Any]:
@@ -167,9 +173,11 @@ def reward_accuracy_fresh(
     scorer: str = "bt",
     split: str = "choose",
 ) -> dict[str, Any]:
-    """Whether a scorer orders a policy's own samples as the truth does: the distribution proxy labels come from.
+    """Whether a scorer orders a policy's own samples as the truth does: the distribution proxy labels come
+    from.
 
-    policy: by default the SFT policy, asked n times (profile) on the prompts of `split`. See `reward_accuracy_on`.
+    policy: by default the SFT policy, asked n times (profile) on the prompts of `split`. See
+        `reward_accuracy_on`.
     """
     return reward_accuracy_on(course, responses(course, policy or sft(course), split), model, scorer)
 
@@ -180,8 +188,8 @@ def reward_accuracy_on(
     """The same for any stage of responses: all pairs of answers to one prompt whose gold utilities differ.
 
     Ties of the scorer count half; the interval is clustered by prompt. Keys: accuracy, low, high, n (pairs),
-    prompts, annotator (share of these pairs that one annotator would order rightly), by_category. Where no two
-    answers differ in gold utility (a policy that only babbles) n is 0 and the numbers are nan.
+    prompts, annotator (share of these pairs that one annotator would order rightly), by_category. Where no
+    two answers differ in gold utility (a policy that only babbles) n is 0 and the numbers are nan.
     KitError outside the pocket world.
     """
     from rlhf_kit import world
@@ -210,9 +218,11 @@ def reward_accuracy_on(
 
 
 def label_accuracy(course: Course, pairs: Stage) -> dict[str, Any]:
-    """How many proxy labels are right: pairs whose chosen answer truly is the better one (equal gold counts half).
+    """How many proxy labels are right: pairs whose chosen answer truly is the better one (equal gold counts
+    half).
 
-    Keys: accuracy, low, high, n, and rows: the pairs with chosen_gold and rejected_gold, the most wrong ones first.
+    Keys: accuracy, low, high, n, and rows: the pairs with chosen_gold and rejected_gold, the most wrong ones
+        first.
     """
     from rlhf_kit import world
 
@@ -227,83 +237,3 @@ def label_accuracy(course: Course, pairs: Stage) -> dict[str, Any]:
     ]
     found = {"accuracy": share.mean, "low": share.low, "high": share.high, "n": len(rows)}
     return {**found, "rows": sorted(told, key=lambda r: r["chosen_gold"] - r["rejected_gold"])}
-
-
-# ---------------------------------------------------------------- best of n
-
-
-def best_of_n(
-    course: Course,
-    policy: Stage | None = None,
-    model: Stage | None = None,
-    *,
-    ns: Sequence[int] | None = None,
-    prompts: int | None = None,
-    scorer: str = "bt",
-    split: str = "choose",
-) -> Stage:
-    """Best-of-n against the proxy and the truth: optimisation without training.
-
-    max(ns) answers a prompt, scored. Rows: prompt_id, category, sample, text, length, reward, gold (null without the
-    pocket world). curve.json: a list of {n, proxy, gold, length, oracle, kl_bound}, each the unbiased mean over all
-    subsets of size n; kl_bound = log n - (n - 1) / n nats (paper section 3.3); oracle picks by gold.
-    """
-    ns = sorted(ns or course.profile.evaluation.best_of)
-    asked = course.profile.evaluation.best_of_prompts if prompts is None else prompts
-    answers = responses(course, policy or sft(course), split, n=ns[-1], prompts=asked)
-    rewards = scores(course, answers, scorer, model)
-    known = course.profile.data.kind == "world"
-
-    def build(folder):
-        from rlhf_kit import world
-
-        rows, values = with_prompts(answers), list(rewards.rows()["reward"])
-        golds = (
-            world.gold_utility([r["prompt"] for r in rows], [r["text"] for r in rows])
-            if known
-            else [None] * len(rows)
-        )
-        write_rows(
-            folder,
-            [
-                {
-                    "prompt_id": r["prompt_id"],
-                    "category": r["category"],
-                    "sample": r["sample"],
-                    "text": r["text"],
-                    "length": len(r["text"]),
-                    "reward": v,
-                    "gold": None if g is None else float(g),
-                }
-                for r, v, g in zip(rows, values, golds, strict=True)
-            ],
-        )
-        shape = (-1, ns[-1])
-        proxy = np.array(values, dtype=float).reshape(shape)
-        measured = {
-            "proxy": proxy,
-            "length": np.array([len(r["text"]) for r in rows], dtype=float).reshape(shape),
-        }
-        if known:
-            measured["gold"] = np.array(golds, dtype=float).reshape(shape)
-        curve = []
-        for n in ns:
-            line = {"n": n, "kl_bound": bon_kl_bound(n)}
-            line |= {
-                name: float(best_of_n_mean(proxy, values, n).mean()) for name, values in measured.items()
-            }
-            line["oracle"] = (
-                float(best_of_n_mean(measured["gold"], measured["gold"], n).mean()) if known else None
-            )
-            curve.append(line)
-        write_json(folder / "curve.json", curve)
-        return Ledger("best-of-n", len(rows), len(values))
-
-    inputs = {"responses": answers, "scores": rewards}
-    return course.stage(
-        "best-of-n",
-        build,
-        inputs=inputs,
-        params={"ns": ns},
-        code=["evaluation", *(["world"] if known else [])],
-    )

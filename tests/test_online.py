@@ -1,4 +1,5 @@
-"""The loop itself: who samples, who is the reference, where training starts. No model is needed to check that."""
+"""The loop itself: who samples, who is the reference, where training starts. No model is needed to check
+that."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The course at a toy size: everything is trained for a few steps, so only structure is checked, never quality."""
+"""The course at a toy size: everything is trained for a few steps, so only structure is checked, never
+quality."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from rlhf_kit.errors import KitError
 from rlhf_kit.stages_data import disjoint
 
 SMALL = {
-    "model.init": None, "model.tokenizer": None, "data.sft_rows": 48, "data.preference_pairs": 48,
+    "model.init": None, "model.tokenizer": None, "model.max_length": 400, "data.sft_rows": 48,
+    "data.preference_pairs": 48,
     "data.heldout_pairs": 16, "data.iterations": 2, "data.prompts_per_iteration": 8, "data.choose_prompts": 8,
     "data.eval_prompts": 8, "sampling.n": 3, "sampling.max_new_tokens": 8, "dpo.batch_size": 4,
     "evaluation.bootstrap": 50, "evaluation.best_of": [1, 2, 4], "evaluation.best_of_prompts": 4,
@@ -307,7 +309,8 @@ def test_reward_test_and_its_ceiling(course):
 
 @pytest.fixture(scope="module")
 def written(course):
-    """Answers of the pocket world's writers in the layout of `responses`: unlike an untrained policy's, they differ in worth."""
+    """Answers of the pocket world's writers in the layout of `responses`: unlike an untrained policy's, they
+    differ in worth."""
     import random
 
     from rlhf_kit import world
@@ -317,8 +320,11 @@ def written(course):
 
     def build(folder):
         rng = random.Random(1)
-        rows = [{"prompt_id": row["prompt_id"], "sample": s, "text": world.demonstrate(row["prompt"], rng, s / 4)}
-                for row in asked for s in range(4)]  # fmt: skip
+        rows = [
+            {"prompt_id": row["prompt_id"], "sample": s, "text": world.demonstrate(row["prompt"], rng, s / 4)}
+            for row in asked
+            for s in range(4)
+        ]
         write_rows(folder, rows)
         write_rows(folder, asked, "prompts.parquet")
 
@@ -374,8 +380,15 @@ def test_best_of_n_curve_rises_for_its_own_score(course):
 @pytest.fixture
 def own_file(tmp_path):
     words = ["red", "blue", "green", "big", "small", "old", "new", "warm"]
-    rows = [{"prompt": f"Tell me about the {a} {b} thing.", "chosen": f"It is {a} and {b}.", "rejected": "I do not know."}
-            for a in words for b in words]  # fmt: skip
+    rows = [
+        {
+            "prompt": f"Tell me of the {a} {b} thing.",
+            "chosen": f"It is {a} and {b}.",
+            "rejected": "I do not know.",
+        }
+        for a in words
+        for b in words
+    ]
     rows.append({"prompt": "Equal?", "chosen": "yes", "rejected": "yes"})
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
