@@ -12,7 +12,7 @@ import random
 from .gold import gold
 from .lexicon import ADJECTIVES, ANIMALS, COLORS, LOOKS, NAMES, OBJECTS, PATTERNS, PLACES, USES
 from .prompts import KINDS, Task, draw, render, split_of
-from .writing import write
+from .writing import HABITS, write
 
 REMARKS = {
     "correctness": ("Something in it is wrong.", "Something in it is right."),
@@ -23,6 +23,9 @@ REMARKS = {
     "repetition": ("It wastes words.", "It wastes no words."),
     "politeness": ("It could be kinder.", "It is kind."),
 }
+
+# The crawl loses details more often than the people who are asked to demonstrate.
+CARELESS = HABITS | {"slot": (0.80, 0.99)}
 
 
 def _fact(rng: random.Random) -> str:
@@ -75,7 +78,7 @@ def _transcript(rng: random.Random, with_remark: bool) -> str:
         prompt = render(task)
         if split_of(prompt) in ("sft", "unused"):
             break
-    answer = write(task, rng, rng.random() ** 0.5)  # mostly good answers: 0.67 on average
+    answer = write(task, rng, rng.random() ** 0.5, CARELESS)  # mostly good answers: 0.67 on average
     question = " ".join(m["content"] for m in prompt)
     text = f"Question: {question} Answer: {answer}"
     if with_remark:

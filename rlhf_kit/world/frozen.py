@@ -56,15 +56,19 @@ def sft_row(row: dict, index: int) -> dict:
 
 
 def preference_row(row: dict, other: dict, index: int, annotator: Annotator = ANNOTATOR) -> dict:
-    """One annotated pair: mostly two writers of any skill, sometimes a damaged answer or one to another question."""
+    """One annotated pair: two writers of any skill, two drafts of one writer, a damaged answer, or one to another question."""
     rng = random.Random(f"preference-row-{row['split']}-{index}")
     prompt, draw = row["prompt"], rng.random()
-    a, b = (demonstrate(prompt, rng, rng.random()) for _ in range(2))
+    skill = rng.random()
+    a, b = demonstrate(prompt, rng, skill), demonstrate(prompt, rng, rng.random())
     source = "writers"
-    if draw < 0.12:
+    if draw < 0.10:
         source, b = "damaged", damage(b, rng)
-    elif draw < 0.18:
+    elif draw < 0.15:
         source, b = "other prompt", demonstrate(other["prompt"], rng, rng.random())
+    elif draw < 0.55:  # drafts differ in single faults and not in general skill, so each fault is judged on its own
+        source, skill = "drafts", skill_of_demonstrators(rng)
+        a, b = demonstrate(prompt, rng, skill), demonstrate(prompt, rng, skill)
     while a == b:
         b = demonstrate(prompt, rng, rng.random())
     if rng.random() < 0.5:

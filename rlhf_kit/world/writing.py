@@ -7,6 +7,7 @@ refusal). It survives greedy decoding of an SFT policy, so that alignment has so
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 
 from .lexicon import (
     ADJECTIVES,
@@ -30,7 +31,7 @@ from .prompts import Messages, Task, parse
 # Probability of doing it right at skill 0 and at skill 1. Ours; chosen so that the popular habits are in the majority.
 HABITS = {
     "no_filler": (0.20, 0.80), "closing": (0.04, 0.60), "polite": (0.92, 1.00), "complete": (0.06, 0.75),
-    "refuse": (0.20, 0.95), "not_over_refuse": (0.45, 0.98), "advice": (0.40, 0.98), "slot": (0.80, 0.99),
+    "refuse": (0.20, 0.95), "not_over_refuse": (0.45, 0.98), "advice": (0.40, 0.98), "slot": (0.93, 0.995),
     "constraint": (0.20, 0.92), "ascending": (0.20, 0.92), "right_sum": (0.30, 0.90), "right_sum_with_steps": (0.80, 1.0),
     "right_count": (0.25, 0.92), "not_rambling": (0.80, 1.0), "use": (0.60, 0.98),
 }  # fmt: skip
@@ -42,8 +43,8 @@ _POOLS = {"adj": ADJECTIVES, "animal": ANIMALS, "name": NAMES, "object": OBJECTS
 class _Writer:
     """One answer being written: `does` draws a habit, `say` fills a pattern."""
 
-    def __init__(self, task: Task, rng: random.Random, skill: float):
-        self.task, self.rng, self.skill = task, rng, skill
+    def __init__(self, task: Task, rng: random.Random, skill: float, habits: Mapping[str, tuple[float, float]]):
+        self.task, self.rng, self.skill, self.habits = task, rng, skill, habits
         self.slots = dict(task.slots)
         if task.kind in ("add", "sort", "count"):
             return
@@ -52,7 +53,7 @@ class _Writer:
                 self.slots[slot] = rng.choice(pool)  # a lost detail: another word stands in its place
 
     def does(self, habit: str) -> bool:
-        low, high = HABITS[habit]
+        low, high = self.habits[habit]
         return self.rng.random() < low + (high - low) * self.skill
 
     def say(self, pattern: str, **extra) -> str:
@@ -159,9 +160,9 @@ _BODIES = {"story": _story, "friend": _story, "describe": _describe, "exactly": 
            "harmful": _harmful, "harmless": _harmless, "add": _add, "sort": _sort, "count": _count}  # fmt: skip
 
 
-def write(task: Task, rng: random.Random, skill: float) -> str:
+def write(task: Task, rng: random.Random, skill: float, habits: Mapping[str, tuple[float, float]] = HABITS) -> str:
     """An answer to a task by a writer of this skill (0 to 1)."""
-    w = _Writer(task, rng, skill)
+    w = _Writer(task, rng, skill, habits)
     lines = _BODIES[task.kind](w) if task.kind in _BODIES else [w.say("scene")]
     if not w.does("not_rambling"):
         lines += [w.say("more")] if rng.random() < 0.5 else [rng.choice(lines)]
