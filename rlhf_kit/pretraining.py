@@ -17,12 +17,13 @@ from .world.corpus import document
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<end>"}
 ROLES = ("<user>", "<assistant>")
 VOCABULARY = 1024
+# The space before each text makes its first word the token that it is inside a sentence.
 CHAT_TEMPLATE = (
     "{{- '<bos>' -}}"
     "{%- for message in messages -%}"
     "{%- if message['role'] == 'assistant' -%}"
-    "{{- '<assistant>' -}}{%- generation -%}{{- message['content'] + '<end>' -}}{%- endgeneration -%}"
-    "{%- else -%}{{- '<user>' + message['content'] + '<end>' -}}{%- endif -%}"
+    "{{- '<assistant>' -}}{%- generation -%}{{- ' ' + message['content'] + '<end>' -}}{%- endgeneration -%}"
+    "{%- else -%}{{- '<user> ' + message['content'] + '<end>' -}}{%- endif -%}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<assistant>' -}}{%- endif -%}"
 )
