@@ -95,9 +95,13 @@ def test_greedy_equals_generate_of_transformers(policy, machine):
 def test_the_models_own_generation_settings_are_ignored(policy, rows, machine):
     model, _ = policy
     before = model.generation_config
-    model.generation_config = type(before)(do_sample=True, temperature=0.01, top_k=1, max_new_tokens=2)
+    model.generation_config = mine = type(before)(
+        do_sample=True, temperature=0.01, top_k=1, max_new_tokens=2, min_new_tokens=11,
+        repetition_penalty=3.0, no_repeat_ngram_size=1, suppress_tokens=[20, 21],
+        forced_eos_token_id=3, eos_token_id=[20, 21, 22])
     try:
         assert sampling.sample(policy, PROMPTS, machine=machine, **SETTINGS) == rows
+        assert model.generation_config is mine  # and they are still there afterwards
     finally:
         model.generation_config = before
 
@@ -146,24 +150,58 @@ def test_a_killed_call_continues_and_gives_the_same_rows(policy, rows, machine, 
     assert other == sampling.sample(policy, PROMPTS, machine=machine, batch_size=4, **changed)
 
 
+def drawn_tokens(scores, noise, greedy=False):
+    """For one row of scores and each number of noise: the token let through and its log-probability."""
+    drawing = decoding.Draw(range(len(noise)), 1, greedy, torch.device("cpu"))
+    drawing.noise = noise[:, None]
+    only = drawing(None, scores.expand(len(noise), -1))
+    token = only.argmax(dim=-1)
+    assert torch.equal(only.exp(), torch.nn.functional.one_hot(token, scores.shape[-1]).float())
+    return token, drawing.logps[0]
+
+
 def test_draws_follow_the_distribution():
-    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
     noise = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
-    for temperature in (0.5, 1.0, 2.0):
-        expected = torch.softmax(logits[0] / temperature, -1)
-        token, logp = decoding._choose(logits.expand(20_000, -1), noise, temperature, 1.0)
-        assert torch.allclose(torch.bincount(token, minlength=4) / 20_000, expected, atol=1e-4)
-        assert torch.allclose(logp, expected.log()[token], atol=1e-6)
+    expected = torch.tensor([0.6, 0.25, 0.0, 0.1, 0.05])
+    token, logp = drawn_tokens(expected.log()[None] + 3.0, noise)
+    assert torch.allclose(torch.bincount(token, minlength=5) / 20_000, expected, atol=1e-4)
+    assert torch.allclose(logp, expected.log()[token], atol=1e-6)
+    token, logp = drawn_tokens(expected.log()[None], noise, greedy=True)
+    assert token.eq(0).all() and torch.allclose(logp, expected.log()[token])
 
 
-def test_top_p_keeps_the_fewest_tokens_that_reach_it():
-    logits = torch.log(torch.tensor([[0.15, 0.5, 0.05, 0.3]]))
-    noise = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-    expected = ((0.4, [0.0, 1.0, 0.0, 0.0]), (0.6, [0, 0.625, 0, 0.375]), (0.9, [3 / 19, 10 / 19, 0, 6 / 19]))
-    for top_p, kept in expected:
-        token, logp = decoding._choose(logits.expand(1000, -1), noise, 1.0, top_p)
-        assert torch.allclose(torch.bincount(token, minlength=4) / 1000, torch.tensor(kept), atol=2e-3)
-        assert torch.allclose(logp.exp(), torch.tensor(kept)[token], atol=1e-5)
+def test_a_number_at_the_edge_never_draws_an_impossible_token(monkeypatch):
+    scores = torch.tensor([[-torch.inf, 1.0, -torch.inf, 0.0, -torch.inf]])
+
+    class Edges:
+        def __init__(self, value):
+            self.value = value
+
+        def random(self, n):
+            return np.full(n, self.value)
+
+    monkeypatch.setattr(decoding.np.random, "default_rng", Edges)
+    drawing = decoding.Draw([0.0, 1.0], 1, False, torch.device("cpu"))
+    assert drawing(None, scores.expand(2, -1)).argmax(dim=-1).tolist() == [1, 3]
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.5, 1.0), (2.0, 1.0), (1.0, 0.6), (0.7, 0.5)])
+def test_samples_of_a_model_follow_its_exact_probabilities(two_policies, machine, temperature, top_p):
+    model, tokenizer = two_policies[0]
+    prompt = chat.encode_prompt(tokenizer, ask("hello"))
+    with torch.no_grad():
+        exact = (model(torch.tensor([prompt])).logits[0, -1] / temperature).softmax(-1)
+    order = exact.argsort(descending=True)
+    kept = order[exact[order].cumsum(0) - exact[order] < top_p]  # the fewest that reach top_p
+    exact = torch.zeros_like(exact).scatter_(0, kept, exact[kept] / exact[kept].sum())
+    drawn = sampling.sample(two_policies[0], [{"prompt_id": "x", "prompt": ask("hello")}], n=1500, seed=5,
+                            top_p=top_p, temperature=temperature, max_new_tokens=1, machine=machine)
+    token = torch.tensor([row["token_ids"][0] for row in drawn])
+    error = (exact * (1 - exact) / len(drawn)).sqrt()
+    share = torch.bincount(token, minlength=len(exact)) / len(drawn)
+    assert ((share - exact).abs() <= 4 * error + 1e-6).all()
+    assert np.allclose([row["logprob"] for row in drawn], exact.log()[token], atol=1e-5)
+    assert kept.numel() < 4 or top_p == 1
 
 
 # --- KL ---
