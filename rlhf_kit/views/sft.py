@@ -38,7 +38,8 @@ def draw_training_curve(
                 (style.CONTROL, style.VERMILION, style.TRUTH, style.CEILING)[k % 4],
                 (":", "--", "-.", "-")[k % 4],
             )
-        style.label(ax, title if ax is axes[0] else text, "optimizer step", text, legend=True)
+        style.label(ax, title if ax is axes[0] else text.split(" (")[0].capitalize(), "optimizer step", text)
+        style.legend_below(ax)
     return fig
 
 
@@ -60,7 +61,8 @@ def draw_next_token(tokens: Sequence[str], logps: Sequence[float], learnt: Seque
     shown = [t.replace("$", r"\$") for t in tokens]
     ax.set_xticks(places, shown, rotation=90, fontsize=7)
     ax.grid(axis="x", visible=False)
-    style.label(ax, "What each token costs the policy", None, "-log p (nats)", legend=True)
+    style.label(ax, "What each token costs the policy", None, "-log p (nats)")
+    style.legend_below(ax)
     return fig
 
 

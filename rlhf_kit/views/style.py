@@ -72,6 +72,11 @@ def legend_outside(ax: Axes):
     return ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
 
 
+def legend_below(ax: Axes, columns: int = 2):
+    """A legend under the axis label."""
+    return ax.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), ncols=columns, frameon=False, fontsize=8.5)
+
+
 def colors(names: Sequence[str]) -> dict[str, str]:
     """A colour for each name: its own one if the course has given it one, else the next that is free."""
     free = cycle([c for c in CYCLE if c not in {NAMED[n] for n in names if n in NAMED}] or list(CYCLE))
