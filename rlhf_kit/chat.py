@@ -37,19 +37,28 @@ def prepare_tokenizer(tokenizer):
     """
     notes = list(getattr(tokenizer, "kit_notes", []))
     if tokenizer.eos_token_id is None:
-        raise KitError(f"the tokenizer {tokenizer.name_or_path or ''} has no end-of-sequence token; set eos_token in its "
-                       "tokenizer_config.json")
+        raise KitError(
+            f"the tokenizer {tokenizer.name_or_path or ''} has no end-of-sequence token; set eos_token in its "
+            "tokenizer_config.json"
+        )
     if not tokenizer.chat_template:
         tokenizer.chat_template = PLAIN_TEMPLATE
         notes.append("no chat template: a plain Human/Assistant one was added, turns end with the EOS token")
     end = _template_end(tokenizer)
     if end is not None and end != tokenizer.eos_token:
-        notes.append(f"EOS was {tokenizer.eos_token!r}, but the template ends a turn with {end!r}: EOS is now {end!r}")
+        notes.append(
+            f"EOS was {tokenizer.eos_token!r}, but the template ends a turn with {end!r}: EOS is now {end!r}"
+        )
         tokenizer.eos_token = end
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in (tokenizer.eos_token_id, tokenizer.bos_token_id):
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in (
+        tokenizer.eos_token_id,
+        tokenizer.bos_token_id,
+    ):
         before = tokenizer.pad_token
         tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
-        notes.append(f"pad was {before!r}: a pad token <|pad|> of its own was added, so that EOS is never masked")
+        notes.append(
+            f"pad was {before!r}: a pad token <|pad|> of its own was added, so that EOS is never masked"
+        )
     tokenizer.kit_notes = notes
     return tokenizer
 
@@ -58,10 +67,12 @@ def _template_end(tokenizer) -> str | None:
     """The special token with which the template ends an assistant turn; None when it writes none."""
     start = _render(tokenizer, _PROBE, True)
     whole = _render(tokenizer, [*_PROBE, {"role": "assistant", "content": "answer"}], False)
-    if not whole.startswith(start) or "answer" not in whole[len(start):]:
-        raise KitError("the chat template writes a prompt differently once it is answered; give the tokenizer a template "
-                       "whose prompt (with add_generation_prompt) is how the answered conversation begins")
-    tail = whole[len(start):].split("answer", 1)[1]
+    if not whole.startswith(start) or "answer" not in whole[len(start) :]:
+        raise KitError(
+            "the chat template writes a prompt differently once it is answered; give the tokenizer a template "
+            "whose prompt (with add_generation_prompt) is how the answered conversation begins"
+        )
+    tail = whole[len(start) :].split("answer", 1)[1]
     found = [(tail.find(token), -len(token), token) for token in control_tokens(tokenizer) if token in tail]
     return min(found)[2] if found else None
 
@@ -80,7 +91,9 @@ def neutralise(tokenizer, text: str) -> str:
 
 
 def _render(tokenizer, messages, add_generation_prompt: bool) -> str:
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+    return tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=add_generation_prompt
+    )
 
 
 def _pieces(tokenizer, messages: Sequence[dict]) -> list[tuple[str, bool]]:
@@ -97,25 +110,29 @@ def _pieces(tokenizer, messages: Sequence[dict]) -> list[tuple[str, bool]]:
         if message["role"] != "assistant":
             continue
         if k == 0:
-            raise KitError("a conversation must start with a user turn, this one starts with an assistant turn")
+            raise KitError(
+                "a conversation must start with a user turn, this one starts with an assistant turn"
+            )
         head = _render(tokenizer, clean[:k], True)
-        whole = _render(tokenizer, clean[:k + 1], False)
+        whole = _render(tokenizer, clean[: k + 1], False)
         if not head.startswith(done) or not whole.startswith(head):
-            raise KitError("the chat template writes earlier turns differently once more turns follow; the tokens of a "
-                           "prompt would not be the first tokens of prompt and answer")
-        answer = whole[len(head):]
+            raise KitError(
+                "the chat template writes earlier turns differently once more turns follow; the tokens of a "
+                "prompt would not be the first tokens of prompt and answer"
+            )
+        answer = whole[len(head) :]
         if eos in answer:
-            answer = answer[:answer.rfind(eos) + len(eos)]
-            pieces += [(head[len(done):], False), (answer, True)]
+            answer = answer[: answer.rfind(eos) + len(eos)]
+            pieces += [(head[len(done) :], False), (answer, True)]
             done = head + answer
         else:  # a template without an end token: every answer gets one, as it must be learnt
-            pieces += [(head[len(done):], False), (answer + eos, True)]
+            pieces += [(head[len(done) :], False), (answer + eos, True)]
             done = whole
     if clean[-1]["role"] != "assistant":
         head = _render(tokenizer, clean, True)
         if not head.startswith(done):
             raise KitError("the chat template writes earlier turns differently once more turns follow")
-        pieces.append((head[len(done):], False))
+        pieces.append((head[len(done) :], False))
     return pieces
 
 
@@ -126,8 +143,10 @@ def _glue(tokenizer) -> list[int]:
     """
     found = getattr(tokenizer, "_kit_glue", None)
     if found is None:
-        alone, newline, both = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", "\n", "\na"))
-        found = newline if both[:len(newline)] == newline and both[len(newline):] != alone else []
+        alone, newline, both = (
+            tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", "\n", "\na")
+        )
+        found = newline if both[: len(newline)] == newline and both[len(newline) :] != alone else []
         tokenizer._kit_glue = found
     return found
 
@@ -137,9 +156,11 @@ def _ids(tokenizer, text: str) -> list[int]:
     ids = tokenizer("\n" + text if glue else text, add_special_tokens=False, verbose=False)["input_ids"]
     if not glue:
         return list(ids)
-    if ids[:len(glue)] == glue:
-        return list(ids[len(glue):])
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])  # the text itself starts with a break
+    if ids[: len(glue)] == glue:
+        return list(ids[len(glue) :])
+    return list(
+        tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    )  # the text itself starts with a break
 
 
 def _adds_bos(tokenizer) -> bool:
@@ -193,20 +214,36 @@ def decode_response(tokenizer, ids: Sequence[int]) -> str:
     """The text of a response: what stands before the first EOS, without control tokens."""
     ids = [int(i) for i in ids]
     if tokenizer.eos_token_id in ids:
-        ids = ids[:ids.index(tokenizer.eos_token_id)]
+        ids = ids[: ids.index(tokenizer.eos_token_id)]
     glue = _glue(tokenizer)  # in context, so that a first space is neither lost nor invented
     text = tokenizer.decode([*glue, *ids], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return text[text.index("\n") + 1:] if glue else text
+    text = text[text.index("\n") + 1 :] if glue else text
+    return text.removeprefix(_answer_opening(tokenizer))
+
+
+def _answer_opening(tokenizer) -> str:
+    """What the template itself writes before an answer's text, such as one space: not a part of the answer."""
+    found = getattr(tokenizer, "_kit_opening", None)
+    if found is None or found[0] != tokenizer.chat_template:
+        start = _render(tokenizer, _PROBE, True)
+        whole = _render(tokenizer, [*_PROBE, {"role": "assistant", "content": "answer"}], False)
+        found = (tokenizer.chat_template, whole[len(start) :].split("answer", 1)[0])
+        tokenizer._kit_opening = found
+    return found[1]
 
 
 def check_ids(tokenizer, ids: Sequence[int], where: str) -> None:
     """KitError, naming `where`, when a finished conversation has two BOS, no EOS at its end, or pad inside it."""
     bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     if pad is None or pad == eos:
-        raise KitError(f"{where}: the pad token must exist and differ from EOS; pass the tokenizer through prepare_tokenizer")
+        raise KitError(
+            f"{where}: the pad token must exist and differ from EOS; pass the tokenizer through prepare_tokenizer"
+        )
     if bos is not None and bos != eos and (ids.count(bos) > 1 or bos in ids[1:]):
-        raise KitError(f"{where}: {ids.count(bos)} BOS tokens, there must be one, at the start; tokenise templated text "
-                       "without adding special tokens")
+        raise KitError(
+            f"{where}: {ids.count(bos)} BOS tokens, there must be one, at the start; tokenise templated text "
+            "without adding special tokens"
+        )
     if not ids or ids[-1] != eos:
         raise KitError(f"{where}: it does not end with the EOS token {tokenizer.eos_token!r}")
     if pad in ids:
@@ -214,6 +251,7 @@ def check_ids(tokenizer, ids: Sequence[int], where: str) -> None:
 
 
 # ---------------------------------------------------------------- the pairwise preference model
+
 
 def pair_prompt(context_messages: Sequence[dict], a: str, b: str) -> str:
     """The text that the pairwise model reads: context and two responses, in the format of the paper's released model.
@@ -236,9 +274,13 @@ def letter_ids(tokenizer) -> tuple[int, int]:
         ids, mask = encode_turns(tokenizer, [*_PROBE, {"role": "assistant", "content": letter}])
         answer = [i for i, own in zip(ids, mask, strict=True) if own]
         if len(answer) != 2 or answer[1] != tokenizer.eos_token_id:
-            raise KitError(f"the tokenizer writes the answer {letter!r} as {len(answer) - 1} tokens; the pairwise model "
-                           "needs one token a letter")
+            raise KitError(
+                f"the tokenizer writes the answer {letter!r} as {len(answer) - 1} tokens; the pairwise model "
+                "needs one token a letter"
+            )
         found.append(answer[0])
     if found[0] == found[1]:
-        raise KitError("the tokenizer gives the letters A and B the same token; the pairwise model cannot tell them apart")
+        raise KitError(
+            "the tokenizer gives the letters A and B the same token; the pairwise model cannot tell them apart"
+        )
     return found[0], found[1]

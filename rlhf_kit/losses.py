@@ -57,8 +57,12 @@ def dpo_loss(
         raise KitError(f"label_smoothing is {label_smoothing}; it must be at least 0 and below 0.5")
     if beta <= 0:
         raise KitError(f"beta is {beta}; it must be positive")
-    _same_shape(policy_chosen_logps=policy_chosen_logps, policy_rejected_logps=policy_rejected_logps,
-                reference_chosen_logps=reference_chosen_logps, reference_rejected_logps=reference_rejected_logps)
+    _same_shape(
+        policy_chosen_logps=policy_chosen_logps,
+        policy_rejected_logps=policy_rejected_logps,
+        reference_chosen_logps=reference_chosen_logps,
+        reference_rejected_logps=reference_rejected_logps,
+    )
     chosen = beta * (policy_chosen_logps - reference_chosen_logps)
     rejected = beta * (policy_rejected_logps - reference_rejected_logps)
     h = chosen - rejected
@@ -73,8 +77,10 @@ def sequence_logps(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     end token included), 0 on prompt and padding. The first token is never predicted, so its mask does not count.
     """
     if logits.shape[:2] != ids.shape or ids.shape != mask.shape:
-        raise KitError(f"sequence_logps: logits {tuple(logits.shape)}, ids {tuple(ids.shape)} and mask "
-                       f"{tuple(mask.shape)} must agree in rows and positions")
+        raise KitError(
+            f"sequence_logps: logits {tuple(logits.shape)}, ids {tuple(ids.shape)} and mask "
+            f"{tuple(mask.shape)} must agree in rows and positions"
+        )
     logps = torch.log_softmax(logits[:, :-1].float(), dim=-1)
     taken = logps.gather(2, ids[:, 1:, None])[:, :, 0]
     return torch.where(mask[:, 1:].bool(), taken, 0.0).sum(dim=1)

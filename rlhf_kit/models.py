@@ -19,6 +19,7 @@ _LOCAL_FIRST = {".", "..", "~", "data", "runs", "tmp"}
 
 # ---------------------------------------------------------------- paths
 
+
 def resolve_model(path: str | Path, needs: str = "config.json") -> str:
     """A model folder on this machine as an absolute path, or a hub id as it is.
 
@@ -28,15 +29,23 @@ def resolve_model(path: str | Path, needs: str = "config.json") -> str:
     folder = project_path(path)
     if folder.is_dir():
         if not (folder / needs).is_file():
-            raise KitError(f"the model folder {path} has no {needs}; it must be a folder saved by transformers")
+            raise KitError(
+                f"the model folder {path} has no {needs}; it must be a folder saved by transformers"
+            )
         return str(folder.resolve())
     if folder.exists():
         raise KitError(f"the model path {path} is a file; give the folder that holds config.json")
     parts = Path(path).parts
     hub = isinstance(path, str) and len(parts) in (1, 2) and not os.path.isabs(path) and "\\" not in path
-    if not hub or (len(parts) == 2 and (parts[0] in _LOCAL_FIRST or project_path(parts[0]).exists())) or len(parts) == 1:
-        raise KitError(f"the model path {path} does not exist; give a folder with config.json and safetensors, or a hub id "
-                       "such as owner/name")
+    if (
+        not hub
+        or (len(parts) == 2 and (parts[0] in _LOCAL_FIRST or project_path(parts[0]).exists()))
+        or len(parts) == 1
+    ):
+        raise KitError(
+            f"the model path {path} does not exist; give a folder with config.json and safetensors, or a hub id "
+            "such as owner/name"
+        )
     return str(path)
 
 
@@ -87,6 +96,7 @@ def _dtype(machine):
 
 # ---------------------------------------------------------------- opening
 
+
 def load_tokenizer(path: str | Path):
     """The tokenizer of a model folder or hub id, made fit for training (`chat.prepare_tokenizer`)."""
     from transformers import AutoTokenizer
@@ -113,7 +123,10 @@ def _fit(model, tokenizer):
             for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
                 if layer is not None:
                     layer.weight[rows:] = layer.weight[:rows].mean(dim=0)
-    for config in (model.config, getattr(model, "generation_config", None)):  # a reward model does not generate
+    for config in (
+        model.config,
+        getattr(model, "generation_config", None),
+    ):  # a reward model does not generate
         if config is None:
             continue
         config.pad_token_id = tokenizer.pad_token_id
@@ -132,10 +145,14 @@ def load_policy(path: str | Path, machine, *, tokenizer=None):
 
     where = resolve_model(path)
     if _is_classifier(_config(where)):
-        raise KitError(f"the model {path} is a reward model (a scalar head); a policy must be a causal language model")
+        raise KitError(
+            f"the model {path} is a reward model (a scalar head); a policy must be a causal language model"
+        )
     tokenizer = tokenizer or load_tokenizer(path)
     with _named(path):
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=_dtype(machine), use_safetensors=True, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            where, dtype=_dtype(machine), use_safetensors=True, trust_remote_code=False
+        )
     return _fit(model, tokenizer).to(machine.device).eval(), tokenizer
 
 
@@ -149,14 +166,19 @@ def load_reward_model(path: str | Path, machine):
     where = resolve_model(path)
     config = _config(where)
     if not _is_classifier(config):
-        raise KitError(f"the model {path} is a {(config.architectures or ['model'])[0]} without a scalar head; a reward model "
-                       "must be a sequence classifier, such as `train_reward` makes")
+        raise KitError(
+            f"the model {path} is a {(config.architectures or ['model'])[0]} without a scalar head; a reward model "
+            "must be a sequence classifier, such as `train_reward` makes"
+        )
     tokenizer = load_tokenizer(path)
     with _named(path):
         model = AutoModelForSequenceClassification.from_pretrained(
-            where, dtype=_dtype(machine), use_safetensors=True, trust_remote_code=False, num_labels=1)
+            where, dtype=_dtype(machine), use_safetensors=True, trust_remote_code=False, num_labels=1
+        )
     if model.config.num_labels != 1 or _head(model).weight.shape[0] != 1:
-        raise KitError(f"the reward model {path} has {_head(model).weight.shape[0]} outputs; it must have one")
+        raise KitError(
+            f"the reward model {path} has {_head(model).weight.shape[0]} outputs; it must have one"
+        )
     _fit(model, tokenizer)
     _float_head(model)
     return model.to(machine.device).eval(), tokenizer
@@ -176,7 +198,8 @@ def new_reward_model(path: str | Path, machine, seed: int):
     tokenizer = load_tokenizer(path)
     with _named(path):
         model = AutoModelForSequenceClassification.from_pretrained(
-            where, dtype=_dtype(machine), use_safetensors=True, trust_remote_code=False, num_labels=1)
+            where, dtype=_dtype(machine), use_safetensors=True, trust_remote_code=False, num_labels=1
+        )
     head = _head(model).weight
     draw = torch.randn(head.shape, generator=torch.Generator().manual_seed(seed)) / (head.shape[1] + 1)
     with torch.no_grad():
@@ -209,13 +232,19 @@ def new_model(init: Mapping, tokenizer_path: str | Path, seed: int):
     init = init.model_dump() if hasattr(init, "model_dump") else dict(init)
     hidden, heads = int(init.get("hidden_size", 64)), int(init.get("heads", 4))
     if hidden % heads or (hidden // heads) % 2:
-        raise KitError(f"model.init: hidden_size {hidden} must be a multiple of heads {heads} with an even quotient")
+        raise KitError(
+            f"model.init: hidden_size {hidden} must be a multiple of heads {heads} with an even quotient"
+        )
     tokenizer = load_tokenizer(tokenizer_path)
     config = LlamaConfig(
-        vocab_size=max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1), hidden_size=hidden,
+        vocab_size=max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1),
+        hidden_size=hidden,
         intermediate_size=int(init.get("intermediate_size", round(hidden * 8 / 3 / 16) * 16)),
-        num_hidden_layers=int(init.get("layers", 2)), num_attention_heads=heads, num_key_value_heads=heads,
-        max_position_embeddings=int(init.get("positions", 512)), tie_word_embeddings=True,
+        num_hidden_layers=int(init.get("layers", 2)),
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=int(init.get("positions", 512)),
+        tie_word_embeddings=True,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -224,6 +253,7 @@ def new_model(init: Mapping, tokenizer_path: str | Path, seed: int):
 
 
 # ---------------------------------------------------------------- saving, hashing
+
 
 def save_model(model, tokenizer, folder: str | Path) -> Path:
     """Model and tokenizer as safetensors in `folder`; config.json comes last, so a half-written folder does not open."""

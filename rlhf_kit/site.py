@@ -35,6 +35,22 @@ td,th{border-bottom:1px solid #d5dae0;padding:.25rem .6rem;text-align:left;verti
 .num{text-align:right;font-variant-numeric:tabular-nums} details{margin:.6rem 0}
 """
 
+# What text may hold after sanitizing: prose, tables and plain marks; no script, frame, form or event attribute.
+TAGS = (
+    "a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure h1 h2 h3 h4 h5 h6 "
+    "hr i img kbd li mark ol p pre s small span strong sub summary sup table tbody td tfoot th thead tr u ul"
+).split()
+ATTRIBUTES = {
+    "*": ["class", "title", "style", "align", "colspan", "rowspan", "scope", "open"],
+    "a": ["href"],
+    "img": ["src", "alt", "width", "height"],
+}
+STYLES = (
+    "background background-color border border-bottom border-left border-radius border-right border-top color display "
+    "font-family font-size font-style font-weight height margin margin-left margin-top max-width padding text-align "
+    "vertical-align white-space width"
+).split()
+
 
 def _page(title: str, body: str, nav: str = "", style: str = "") -> str:
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -91,6 +107,7 @@ def _formulas(page: str) -> str:
 def _render(path: Path) -> tuple[str, str]:
     """(title, HTML) of an executed notebook: its first heading and its cells."""
     from nbconvert import HTMLExporter
+    from traitlets.config import Config
 
     book = notebooks.read(path)
     book.cells = [c for c in book.cells if "injected-parameters" not in c.metadata.get("tags", [])]
@@ -101,6 +118,7 @@ def _render(path: Path) -> tuple[str, str]:
             title = re.sub(r"[`*_]", "", heading.group(1)).strip()
             break
     exporter = HTMLExporter(
+        config=Config({"SanitizeHTML": {"tags": TAGS, "attributes": ATTRIBUTES, "styles": STYLES}}),
         template_name="basic",
         sanitize_html=True,
         embed_images=True,

@@ -28,6 +28,7 @@ from rlhf_kit.errors import KitError
 from rlhf_kit.training_common import (
     KitTrainer,
     Trained,
+    choose_attention,
     finish,
     lora_config,
     max_length_of,
@@ -61,7 +62,9 @@ class _DPO(KitTrainer, DPOTrainer):
         chosen, rejected = [0.0] * len(rows), [0.0] * len(rows)
         for index in by_length([_dpo_length(row) for row in rows], batch_size):
             batch = self._prepare_inputs(self.data_collator([rows[i] for i in index]))
-            for store, values in zip((chosen, rejected), self.compute_ref_log_probs(self.ref_model, batch), strict=True):
+            for store, values in zip(
+                (chosen, rejected), self.compute_ref_log_probs(self.ref_model, batch), strict=True
+            ):
                 for i, value in zip(index, values.tolist(), strict=True):
                     store[i] = value
         return dataset.add_column("ref_chosen_logps", chosen).add_column("ref_rejected_logps", rejected)
@@ -73,8 +76,20 @@ def _dpo_length(row: Mapping) -> int:
 
 # ---------------------------------------------------------------- SFT
 
-def train_sft(model_path: Any, rows: Any, out: str | Path, settings: Any, machine: Any, seed: int, max_length: int, *,
-              lora: Any = None, progress: bool = False, callbacks: Sequence = ()) -> Trained:
+
+def train_sft(
+    model_path: Any,
+    rows: Any,
+    out: str | Path,
+    settings: Any,
+    machine: Any,
+    seed: int,
+    max_length: int,
+    *,
+    lora: Any = None,
+    progress: bool = False,
+    callbacks: Sequence = (),
+) -> Trained:
     """Supervised fine-tuning on rows {messages}; the loss is on the assistant's turns, end tokens included.
 
     model_path: a model folder or hub id, or a new model as {hidden_size, layers, heads, tokenizer: folder}.
@@ -83,11 +98,25 @@ def train_sft(model_path: Any, rows: Any, out: str | Path, settings: Any, machin
     begun, out = time.perf_counter(), Path(out)
     model, tokenizer = _open_policy(model_path, machine, seed)
     columns, ledger = encode_rows(rows, sft_encoder(tokenizer, max_length_of(settings, max_length)), "sft")
-    return _train_lm(model, tokenizer, columns, ledger, out, settings, machine, seed, lora, progress, callbacks, begun, {})
+    return _train_lm(
+        model, tokenizer, columns, ledger, out, settings, machine, seed, lora, progress, callbacks, begun, {}
+    )
 
 
-def train_pairwise(model_path: Any, rows: Any, out: str | Path, settings: Any, machine: Any, seed: int, max_length: int, *,
-                   orders: str = "random", lora: Any = None, progress: bool = False, callbacks: Sequence = ()) -> Trained:
+def train_pairwise(
+    model_path: Any,
+    rows: Any,
+    out: str | Path,
+    settings: Any,
+    machine: Any,
+    seed: int,
+    max_length: int,
+    *,
+    orders: str = "random",
+    lora: Any = None,
+    progress: bool = False,
+    callbacks: Sequence = (),
+) -> Trained:
     """Pairwise preference model: reads context and two responses, answers with the letter of the better (paper 2.1).
 
     rows as for `train_reward`. orders: "random" shows each pair in one order drawn with `seed`, "both" in both.
@@ -100,7 +129,21 @@ def train_pairwise(model_path: Any, rows: Any, out: str | Path, settings: Any, m
     letter_a = letter_ids(tokenizer)[0]
     share = sum(labels[-1] == letter_a for labels in columns["labels"]) / len(columns["labels"])
     facts = {"orders": orders, "share_answered_a": round(share, 4)}
-    return _train_lm(model, tokenizer, columns, ledger, out, settings, machine, seed, lora, progress, callbacks, begun, facts)
+    return _train_lm(
+        model,
+        tokenizer,
+        columns,
+        ledger,
+        out,
+        settings,
+        machine,
+        seed,
+        lora,
+        progress,
+        callbacks,
+        begun,
+        facts,
+    )
 
 
 def _open_policy(model_path: Any, machine: Any, seed: int):
@@ -112,10 +155,15 @@ def _open_policy(model_path: Any, machine: Any, seed: int):
     return models.new_model(init, init["tokenizer"], seed)
 
 
-def _train_lm(model, tokenizer, columns, ledger, out, settings, machine, seed, lora, progress, callbacks, begun, facts) -> Trained:
+def _train_lm(
+    model, tokenizer, columns, ledger, out, settings, machine, seed, lora, progress, callbacks, begun, facts
+) -> Trained:
     lengths = [len(ids) for ids in columns["input_ids"]]
+    facts["attention"] = choose_attention([model], machine, settings, max(lengths))
     trainer = _SFT(
-        model=model, processing_class=tokenizer, train_dataset=Dataset.from_dict(columns),
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_dict(columns),
         args=trainer_args(SFTConfig, out, settings, machine, seed, len(lengths), progress, packing=False),
         peft_config=lora_config(lora, "CAUSAL_LM"),
     )
@@ -125,8 +173,20 @@ def _train_lm(model, tokenizer, columns, ledger, out, settings, machine, seed, l
 
 # ---------------------------------------------------------------- Bradley-Terry reward model
 
-def train_reward(model_path: str | Path, rows: Any, out: str | Path, settings: Any, machine: Any, seed: int, max_length: int, *,
-                 lora: Any = None, progress: bool = False, callbacks: Sequence = ()) -> Trained:
+
+def train_reward(
+    model_path: str | Path,
+    rows: Any,
+    out: str | Path,
+    settings: Any,
+    machine: Any,
+    seed: int,
+    max_length: int,
+    *,
+    lora: Any = None,
+    progress: bool = False,
+    callbacks: Sequence = (),
+) -> Trained:
     """Bradley-Terry reward model (paper eq. 4) on rows {chosen, rejected}, starting from a causal model's backbone.
 
     chosen and rejected: whole conversations, or with `prompt` the answers as messages or text. The reward is read at
@@ -134,18 +194,35 @@ def train_reward(model_path: str | Path, rows: Any, out: str | Path, settings: A
     """
     begun, out = time.perf_counter(), Path(out)
     model, tokenizer = models.new_reward_model(model_path, machine, seed)
-    columns, ledger = encode_rows(rows, reward_encoder(tokenizer, max_length_of(settings, max_length)), "reward")
-    lengths = [max(len(c), len(r)) for c, r in zip(columns["chosen_ids"], columns["rejected_ids"], strict=True)]
+    columns, ledger = encode_rows(
+        rows, reward_encoder(tokenizer, max_length_of(settings, max_length)), "reward"
+    )
+    lengths = [
+        max(len(c), len(r)) for c, r in zip(columns["chosen_ids"], columns["rejected_ids"], strict=True)
+    ]
+    attention = choose_attention([model], machine, settings, max(lengths), sides=2)
     center = float(setting(settings, "center_coefficient", 0.0))
     trainer = _Reward(
-        model=model, processing_class=tokenizer, train_dataset=Dataset.from_dict(columns),
-        args=trainer_args(RewardConfig, out, settings, machine, seed, len(lengths), progress,
-                          disable_dropout=True, center_rewards_coefficient=center or None),
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_dict(columns),
+        args=trainer_args(
+            RewardConfig,
+            out,
+            settings,
+            machine,
+            seed,
+            len(lengths),
+            progress,
+            disable_dropout=True,
+            center_rewards_coefficient=center or None,
+        ),
         peft_config=lora_config(lora, "SEQ_CLS"),
     )
     history, facts = run_trainer(trainer, lengths, progress, callbacks)
     probe = columns["chosen_ids"][:4] + columns["rejected_ids"][:4]
-    trained = finish(trainer, tokenizer, out, history, {"ledger": ledger.to_dict(), **facts}, begun)
+    facts = {"ledger": ledger.to_dict(), "attention": attention, **facts}
+    trained = finish(trainer, tokenizer, out, history, facts, begun)
     kept = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     kept = kept.get_base_model() if hasattr(kept, "get_base_model") else kept
     trained.facts["probe_scores"] = _check_reload(kept, tokenizer, probe, out, machine)
@@ -164,15 +241,32 @@ def _check_reload(model, tokenizer, probe, out: Path, machine) -> list[float]:
     opened, opened_tokenizer = models.load_reward_model(out, machine)
     after = _scores(opened, opened_tokenizer, probe)
     worst = max(abs(a - b) for a, b in zip(before, after, strict=True))
-    if opened_tokenizer.pad_token_id != tokenizer.pad_token_id or not worst <= (1e-4 if machine.dtype == "float32" else 0.05):
-        raise KitError(f"the reward model saved in {out} scores up to {worst:.3g} away from the one that was trained")
+    if opened_tokenizer.pad_token_id != tokenizer.pad_token_id or not worst <= (
+        1e-4 if machine.dtype == "float32" else 0.05
+    ):
+        raise KitError(
+            f"the reward model saved in {out} scores up to {worst:.3g} away from the one that was trained"
+        )
     return after
 
 
 # ---------------------------------------------------------------- DPO
 
-def train_dpo(policy_path: str | Path, reference_path: str | Path, pairs: Any, out: str | Path, settings: Any, machine: Any,
-              seed: int, max_length: int, *, lora: Any = None, progress: bool = False, callbacks: Sequence = ()) -> Trained:
+
+def train_dpo(
+    policy_path: str | Path,
+    reference_path: str | Path,
+    pairs: Any,
+    out: str | Path,
+    settings: Any,
+    machine: Any,
+    seed: int,
+    max_length: int,
+    *,
+    lora: Any = None,
+    progress: bool = False,
+    callbacks: Sequence = (),
+) -> Trained:
     """DPO (paper eq. 5) on pairs {prompt, chosen, rejected}: training starts at `policy_path`, against `reference_path`.
 
     The reference is always a model of its own, opened from its own folder. facts: `reference` (hash of its weights,
@@ -188,27 +282,59 @@ def train_dpo(policy_path: str | Path, reference_path: str | Path, pairs: Any, o
     columns, ledger = encode_rows(pairs, dpo_encoder(tokenizer, max_length_of(settings, max_length)), "dpo")
     data = Dataset.from_dict(columns)
     lengths = [_dpo_length(row) for row in data.to_list()]
+    attention = choose_attention([policy, reference], machine, settings, max(lengths), sides=2)
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     trainer = _DPO(
-        model=policy, ref_model=reference, processing_class=tokenizer, train_dataset=data,
-        args=trainer_args(DPOConfig, out, settings, machine, seed, len(lengths), progress, disable_dropout=True,
-                          precompute_ref_log_probs=alone, beta=float(setting(settings, "beta", 0.1)), **dpo_loss_args(settings)),
+        model=policy,
+        ref_model=reference,
+        processing_class=tokenizer,
+        train_dataset=data,
+        args=trainer_args(
+            DPOConfig,
+            out,
+            settings,
+            machine,
+            seed,
+            len(lengths),
+            progress,
+            disable_dropout=True,
+            precompute_ref_log_probs=alone,
+            beta=float(setting(settings, "beta", 0.1)),
+            **dpo_loss_args(settings),
+        ),
         peft_config=lora_config(lora, "CAUSAL_LM"),
     )
     step_zero = _step_zero(trainer)
     if same == before:
-        _check_ln2(step_zero["loss"], trainer.loss_types, 2e-2 if machine.autocast_bf16 or machine.dtype != "float32" else 1e-3)
+        _check_ln2(
+            step_zero["loss"],
+            trainer.loss_types,
+            2e-2 if machine.autocast_bf16 or machine.dtype != "float32" else 1e-3,
+        )
     if alone:
         reference.to("cpu")  # its log-probabilities are known; the memory is the policy's
     history, facts = run_trainer(trainer, lengths, progress, callbacks)
     after = models.weights_hash(reference)
     if after != before:
-        raise KitError(f"the reference {reference_path} changed during training (weights {before} -> {after})")
-    return finish(trainer, tokenizer, out, history, {
-        "ledger": ledger.to_dict(), **facts, "beta": trainer.beta, "step_zero": step_zero,
-        "reference": {"path": str(reference_path), "before": before, "after": after},
-        "start": {"path": str(policy_path), "weights": same, "is_reference": same == before},
-    }, begun)
+        raise KitError(
+            f"the reference {reference_path} changed during training (weights {before} -> {after})"
+        )
+    return finish(
+        trainer,
+        tokenizer,
+        out,
+        history,
+        {
+            "ledger": ledger.to_dict(),
+            **facts,
+            "attention": attention,
+            "beta": trainer.beta,
+            "step_zero": step_zero,
+            "reference": {"path": str(reference_path), "before": before, "after": after},
+            "start": {"path": str(policy_path), "weights": same, "is_reference": same == before},
+        },
+        begun,
+    )
 
 
 def dpo_loss_args(settings: Any) -> dict:
@@ -221,7 +347,11 @@ def dpo_loss_args(settings: Any) -> dict:
     if not 0 <= e < 0.5:
         raise KitError(f"dpo.label_smoothing is {e}; it must be at least 0 and below 0.5")
     if loss == "sigmoid" and e > 0:
-        return {"loss_type": ["sigmoid", "robust"], "loss_weights": [2 * (1 - e), -(1 - 2 * e)], "label_smoothing": e}
+        return {
+            "loss_type": ["sigmoid", "robust"],
+            "loss_weights": [2 * (1 - e), -(1 - 2 * e)],
+            "label_smoothing": e,
+        }
     return {"loss_type": [loss], "label_smoothing": e}
 
 
@@ -230,7 +360,9 @@ def _check_alike(policy, reference, tokenizer, reference_tokenizer) -> None:
     if formats[0] != formats[1]:
         raise KitError(f"policy and reference have different number formats: {formats[0]} and {formats[1]}")
     if tokenizer.get_vocab() != reference_tokenizer.get_vocab():
-        raise KitError("policy and reference have different vocabularies; DPO compares their log-probabilities token by token")
+        raise KitError(
+            "policy and reference have different vocabularies; DPO compares their log-probabilities token by token"
+        )
 
 
 def _step_zero(trainer) -> dict[str, float]:
@@ -244,7 +376,9 @@ def _step_zero(trainer) -> dict[str, float]:
     trainer._metrics["eval"].clear()
     trainer.model.train()
     return {
-        "loss": loss, "rows": len(rows), "margin": metrics["rewards/margins"] / trainer.beta,
+        "loss": loss,
+        "rows": len(rows),
+        "margin": metrics["rewards/margins"] / trainer.beta,
         "chosen_log_ratio": metrics["rewards/chosen"] / trainer.beta,
         "rejected_log_ratio": metrics["rewards/rejected"] / trainer.beta,
     }
@@ -252,5 +386,7 @@ def _step_zero(trainer) -> dict[str, float]:
 
 def _check_ln2(loss: float, loss_types: Sequence[str], tolerance: float) -> None:
     if set(loss_types) <= {"sigmoid", "robust"} and abs(loss - math.log(2)) > tolerance:
-        raise KitError(f"policy and reference have the same weights, but the first DPO loss is {loss:.5f} and not ln 2 = 0.69315; "
-                       "the reference is not the model it is said to be")
+        raise KitError(
+            f"policy and reference have the same weights, but the first DPO loss is {loss:.5f} and not ln 2 = 0.69315; "
+            "the reference is not the model it is said to be"
+        )

@@ -29,7 +29,9 @@ def as_list(rows: Any) -> list[dict]:
     return rows.to_list() if hasattr(rows, "to_list") else [dict(row) for row in rows]
 
 
-def encode_rows(rows: Any, encode: Callable[[dict, int], dict | list[dict]], stage: str) -> tuple[dict[str, list], Ledger]:
+def encode_rows(
+    rows: Any, encode: Callable[[dict, int], dict | list[dict]], stage: str
+) -> tuple[dict[str, list], Ledger]:
     """Apply `encode(row, number)`; columns of the results, and the ledger. KitError when no row is left."""
     rows = as_list(rows)
     made: list[dict] = []
@@ -42,7 +44,9 @@ def encode_rows(rows: Any, encode: Callable[[dict, int], dict | list[dict]], sta
             dropped[str(reason)] += 1
             continue
         except KeyError as missing:
-            raise KitError(f"{stage}: row {number} has no field {missing}; it has {', '.join(map(str, row))}") from None
+            raise KitError(
+                f"{stage}: row {number} has no field {missing}; it has {', '.join(map(str, row))}"
+            ) from None
         except KitError as error:
             raise KitError(f"{stage}: row {number}: {error}") from None
         kept += 1
@@ -54,6 +58,7 @@ def encode_rows(rows: Any, encode: Callable[[dict, int], dict | list[dict]], sta
 
 
 # ---------------------------------------------------------------- one row of each kind
+
 
 def _turns(messages: Iterable[Mapping]) -> list[dict]:
     return [{"role": message["role"], "content": message["content"]} for message in messages]
@@ -98,7 +103,9 @@ def sft_encoder(tokenizer, max_length: int) -> Callable[[dict, int], dict]:
         labels = [i if mine else -100 for i, mine in zip(ids, own, strict=True)]
         answers = sum(message["role"] == "assistant" for message in messages)
         if labels.count(tokenizer.eos_token_id) != answers:
-            raise KitError(f"{labels.count(tokenizer.eos_token_id)} end tokens are trained for {answers} assistant turns")
+            raise KitError(
+                f"{labels.count(tokenizer.eos_token_id)} end tokens are trained for {answers} assistant turns"
+            )
         return {"input_ids": ids, "labels": labels}
 
     return encode
@@ -113,7 +120,7 @@ def _sides(tokenizer, row, max_length: int) -> tuple[list[int], list[int], list[
     start = chat.encode_prompt(tokenizer, prompt)
     ids = [chat.encode_conversation(tokenizer, [*prompt, *_answer(text)]) for text in (chosen, rejected)]
     for side in ids:
-        if side[:len(start)] != start or len(side) <= len(start):
+        if side[: len(start)] != start or len(side) <= len(start):
             raise KitError("the prompt's tokens are not the first tokens of prompt and answer")
     if ids[0] == ids[1]:
         raise Drop(SAME)
@@ -140,7 +147,11 @@ def dpo_encoder(tokenizer, max_length: int) -> Callable[[dict, int], dict]:
 
     def encode(row, number):
         start, chosen, rejected = _sides(tokenizer, row, max_length)
-        return {"prompt_ids": start, "chosen_ids": chosen[len(start):], "rejected_ids": rejected[len(start):]}
+        return {
+            "prompt_ids": start,
+            "chosen_ids": chosen[len(start) :],
+            "rejected_ids": rejected[len(start) :],
+        }
 
     return encode
 
@@ -170,6 +181,9 @@ def pairwise_encoder(tokenizer, max_length: int, seed: int, orders: str) -> Call
         if chosen == rejected:
             raise Drop(SAME)
         first = random.Random(f"{seed}-{number}").random() < 0.5
-        return [one(prompt, chosen, rejected, order) for order in ([first] if orders == "random" else [True, False])]
+        return [
+            one(prompt, chosen, rejected, order)
+            for order in ([first] if orders == "random" else [True, False])
+        ]
 
     return encode

@@ -28,7 +28,9 @@ def machine():
     """A CPU in float32, whatever this machine has: tests compare numbers."""
     from rlhf_kit.machine import Machine
 
-    return Machine(device="cpu", dtype="float32", autocast_bf16=False, threads=1, backend="transformers", reasons={})
+    return Machine(
+        device="cpu", dtype="float32", autocast_bf16=False, threads=1, backend="transformers", reasons={}
+    )
 
 
 @pytest.fixture(scope="session")
@@ -46,13 +48,25 @@ def tiny_folder(tmp_path_factory) -> Path:
     special = ["<pad>", "<bos>", "<end>", "<user>", "<assistant>"]
     raw.train_from_iterator(
         ["the brave bear sat on the mat and told a story about the moon"] * 4,
-        trainers.BpeTrainer(vocab_size=300, special_tokens=special, show_progress=False,
-                            initial_alphabet=pre_tokenizers.ByteLevel.alphabet()),
+        trainers.BpeTrainer(
+            vocab_size=300,
+            special_tokens=special,
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
     )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", bos_token="<bos>", eos_token="<end>",
-                                        extra_special_tokens=["<user>", "<assistant>"], chat_template=TEMPLATE)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<end>",
+        extra_special_tokens=["<user>", "<assistant>"],
+        chat_template=TEMPLATE,
+    )
     tokenizer.save_pretrained(folder / "tokenizer")
-    model, tokenizer = models.new_model({"hidden_size": 32, "layers": 2, "heads": 4}, folder / "tokenizer", seed=0)
+    model, tokenizer = models.new_model(
+        {"hidden_size": 32, "layers": 2, "heads": 4}, folder / "tokenizer", seed=0
+    )
     return models.save_model(model, tokenizer, folder / "model")
 
 
@@ -68,8 +82,13 @@ def tiny_rows() -> SimpleNamespace:
         sft.append({"messages": [*question, {"role": "assistant", "content": good}]})
         pairs.append({"prompt": question, "chosen": good, "rejected": "no no" + " no" * (i % 4)})
     preferences = [
-        {"prompt": row["prompt"], **{side: [*row["prompt"], {"role": "assistant", "content": row[side]}]
-                                     for side in ("chosen", "rejected")}}
+        {
+            "prompt": row["prompt"],
+            **{
+                side: [*row["prompt"], {"role": "assistant", "content": row[side]}]
+                for side in ("chosen", "rejected")
+            },
+        }
         for row in pairs
     ]
     return SimpleNamespace(sft=sft, pairs=pairs, preferences=preferences)
@@ -78,9 +97,19 @@ def tiny_rows() -> SimpleNamespace:
 @pytest.fixture
 def settings() -> SimpleNamespace:
     """A training section of a profile with quick values."""
-    return SimpleNamespace(epochs=1, learning_rate=3e-3, batch_size=8, warmup_ratio=0.03, weight_decay=0.0,
-                           schedule="cosine", max_grad_norm=1.0, beta=0.1, loss="sigmoid", label_smoothing=0.0,
-                           center_coefficient=0.0)
+    return SimpleNamespace(
+        epochs=1,
+        learning_rate=3e-3,
+        batch_size=8,
+        warmup_ratio=0.03,
+        weight_decay=0.0,
+        schedule="cosine",
+        max_grad_norm=1.0,
+        beta=0.1,
+        loss="sigmoid",
+        label_smoothing=0.0,
+        center_coefficient=0.0,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,10 @@ from rlhf_kit import chat, models
 from rlhf_kit.errors import KitError
 
 TALK = [
-    {"role": "user", "content": "Who sat?"}, {"role": "assistant", "content": "The bear."},
-    {"role": "user", "content": "Where?"}, {"role": "assistant", "content": "On the mat."},
+    {"role": "user", "content": "Who sat?"},
+    {"role": "assistant", "content": "The bear."},
+    {"role": "user", "content": "Where?"},
+    {"role": "assistant", "content": "On the mat."},
 ]
 
 
@@ -31,8 +33,10 @@ def test_conversation_is_what_the_template_says(tokenizer):
     whole = tokenizer.apply_chat_template(TALK, tokenize=False)
     assert tokenizer.decode(ids) == whole
     assert ids == tokenizer(whole, add_special_tokens=False)["input_ids"]
-    assert chat.encode_prompt(tokenizer, TALK[:1]) == tokenizer.apply_chat_template(
-        TALK[:1], tokenize=True, add_generation_prompt=True)["input_ids"]
+    assert (
+        chat.encode_prompt(tokenizer, TALK[:1])
+        == tokenizer.apply_chat_template(TALK[:1], tokenize=True, add_generation_prompt=True)["input_ids"]
+    )
 
 
 def test_bos_eos_and_prefix(any_tokenizer):
@@ -43,20 +47,24 @@ def test_bos_eos_and_prefix(any_tokenizer):
     assert trained.count(any_tokenizer.eos_token_id) == 2 and ids[-1] == any_tokenizer.eos_token_id
     for k in (1, 3):
         prompt = chat.encode_prompt(any_tokenizer, TALK[:k])
-        assert ids[:len(prompt)] == prompt and len(ids) > len(prompt)
+        assert ids[: len(prompt)] == prompt and len(ids) > len(prompt)
         assert own[len(prompt)] and not own[len(prompt) - 1]
-    assert chat.decode_response(any_tokenizer, ids[len(prompt):]) == "On the mat."
+    assert chat.decode_response(any_tokenizer, ids[len(prompt) :]) == "On the mat."
 
 
-@hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(question=st.text(max_size=40), answer=st.text(max_size=40))
 def test_prompt_is_a_prefix_for_any_text(any_tokenizer, question, answer):
     prompt = [{"role": "user", "content": question}]
     start = chat.encode_prompt(any_tokenizer, prompt)
     ids = chat.encode_conversation(any_tokenizer, [*prompt, {"role": "assistant", "content": answer}])
-    assert ids[:len(start)] == start
-    assert ids[len(start):].count(any_tokenizer.eos_token_id) == 1
-    assert chat.decode_response(any_tokenizer, ids[len(start):]) == answer.encode("utf-8", "replace").decode()
+    assert ids[: len(start)] == start
+    assert ids[len(start) :].count(any_tokenizer.eos_token_id) == 1
+    assert (
+        chat.decode_response(any_tokenizer, ids[len(start) :]) == answer.encode("utf-8", "replace").decode()
+    )
 
 
 @pytest.mark.parametrize("token", ["<end>", "<bos>", "<assistant>", "<pad>"])
@@ -72,7 +80,11 @@ def test_check_ids_names_the_fault(tokenizer):
     good = chat.encode_conversation(tokenizer, TALK)
     chat.check_ids(tokenizer, good, "row 3")
     bos, pad = tokenizer.bos_token_id, tokenizer.pad_token_id
-    for bad, words in (([bos, *good], "2 BOS"), (good[:-1], "EOS"), ([*good[:3], pad, *good[3:]], "pad token stands inside")):
+    for bad, words in (
+        ([bos, *good], "2 BOS"),
+        (good[:-1], "EOS"),
+        ([*good[:3], pad, *good[3:]], "pad token stands inside"),
+    ):
         with pytest.raises(KitError, match=f"row 3.*{words}"):
             chat.check_ids(tokenizer, bad, "row 3")
 
@@ -94,7 +106,10 @@ def test_prepare_gives_pad_and_template(stories_folder):
     made = chat.prepare_tokenizer(bare)
     assert made.pad_token_id == 512 != made.eos_token_id and len(made.kit_notes) == 2
     assert len(chat.prepare_tokenizer(made).kit_notes) == 2  # nothing more to do
-    assert made.decode(chat.encode_conversation(made, TALK[:2])) == "<s> Human:\nWho sat?\n\nAssistant:\nThe bear.</s>"
+    assert (
+        made.decode(chat.encode_conversation(made, TALK[:2]))
+        == "<s> Human:\nWho sat?\n\nAssistant:\nThe bear.</s>"
+    )
 
 
 def test_prepare_moves_pad_away_from_eos_and_eos_to_the_turns_end(tiny_folder):
@@ -121,7 +136,9 @@ def test_template_without_bos_gets_the_tokenizers_own(stories_folder):
     tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     ids = chat.encode_conversation(tokenizer, TALK)
     assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
-    assert ids.count(tokenizer.eos_token_id) == 2  # a template that never ends a turn: each answer gets an end token
+    assert (
+        ids.count(tokenizer.eos_token_id) == 2
+    )  # a template that never ends a turn: each answer gets an end token
 
 
 def test_pair_prompt_is_byte_equal_to_the_released_format():

@@ -18,8 +18,9 @@ def test_bradley_terry_closed_forms():
     assert float(loss) == pytest.approx((math.log1p(math.exp(-2)) + math.log(2)) / 2)
     assert metrics == {"chosen_rewards": 1.0, "rejected_rewards": 0.0, "margins": 1.0, "accuracy": 0.5}
     # a margin equal to the difference leaves a coin toss
-    assert float(losses.bradley_terry_loss(torch.tensor([2.0]), zero[:1], margin=torch.tensor([2.0]))[0]) == \
-        pytest.approx(math.log(2))
+    assert float(
+        losses.bradley_terry_loss(torch.tensor([2.0]), zero[:1], margin=torch.tensor([2.0]))[0]
+    ) == pytest.approx(math.log(2))
     # a constant on all rewards changes nothing
     r, s = torch.randn(5), torch.randn(5)
     assert torch.allclose(losses.bradley_terry_loss(r + 7, s + 7)[0], losses.bradley_terry_loss(r, s)[0])
@@ -32,7 +33,9 @@ def test_dpo_closed_forms():
     one = torch.tensor([1.0])
     loss, metrics = losses.dpo_loss(-one, -3 * one, -2 * one, -2 * one, beta=0.5)  # h = 0.5 * (1 + 1) = 1
     assert float(loss) == pytest.approx(math.log1p(math.exp(-1)))
-    assert metrics["chosen_rewards"] == pytest.approx(0.5) and metrics["rejected_rewards"] == pytest.approx(-0.5)
+    assert metrics["chosen_rewards"] == pytest.approx(0.5) and metrics["rejected_rewards"] == pytest.approx(
+        -0.5
+    )
     smooth = losses.dpo_loss(-one, -3 * one, -2 * one, -2 * one, beta=0.5, label_smoothing=0.2)[0]
     assert float(smooth) == pytest.approx(0.8 * math.log1p(math.exp(-1)) + 0.2 * math.log1p(math.exp(1)))
 
@@ -49,12 +52,15 @@ def test_sequence_logps_sum_over_the_response_alone():
     logits = torch.randn(2, 5, 7)
     ids = torch.randint(0, 7, (2, 5))
     mask = torch.tensor([[0, 0, 1, 1, 1], [0, 1, 1, 0, 0]])
-    by_hand = [sum(float(torch.log_softmax(logits[n, t - 1], -1)[ids[n, t]]) for t in range(1, 5) if mask[n, t])
-               for n in range(2)]
+    by_hand = [
+        sum(float(torch.log_softmax(logits[n, t - 1], -1)[ids[n, t]]) for t in range(1, 5) if mask[n, t])
+        for n in range(2)
+    ]
     assert losses.sequence_logps(logits, ids, mask).tolist() == pytest.approx(by_hand, abs=1e-5)
     # uniform logits: tokens times -log V, so a sum and not a mean
-    assert losses.sequence_logps(torch.zeros(2, 5, 7), ids, mask).tolist() == \
-        pytest.approx([-3 * math.log(7), -2 * math.log(7)])
+    assert losses.sequence_logps(torch.zeros(2, 5, 7), ids, mask).tolist() == pytest.approx(
+        [-3 * math.log(7), -2 * math.log(7)]
+    )
 
 
 def test_pairwise_probability_is_a_softmax_over_two():
@@ -80,6 +86,7 @@ def test_impossible_settings(wrong):
 
 # ---------------------------------------------------------------- against TRL
 
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
 def test_dpo_equals_trl(tiny_folder, tiny_rows, machine, settings, tmp_path, smoothing):
     """Ours from plain logits = what the DPO trainer computes on the same batch, the conservative loss included."""
@@ -98,9 +105,24 @@ def test_dpo_equals_trl(tiny_folder, tiny_rows, machine, settings, tmp_path, smo
             weight.add_(0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
     columns, _ = encode_rows(tiny_rows.pairs[:6], dpo_encoder(tokenizer, 128), "dpo")
     trainer = training._DPO(
-        model=policy, ref_model=reference, processing_class=tokenizer, train_dataset=Dataset.from_dict(columns),
-        args=trainer_args(DPOConfig, tmp_path, settings, machine, 0, 6, False, disable_dropout=True,
-                          precompute_ref_log_probs=True, beta=0.3, **training.dpo_loss_args(settings)))
+        model=policy,
+        ref_model=reference,
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_dict(columns),
+        args=trainer_args(
+            DPOConfig,
+            tmp_path,
+            settings,
+            machine,
+            0,
+            6,
+            False,
+            disable_dropout=True,
+            precompute_ref_log_probs=True,
+            beta=0.3,
+            **training.dpo_loss_args(settings),
+        ),
+    )
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(6)])
     theirs = trainer.compute_loss(trainer.model, {**batch})
     margin = trainer._metrics["train" if trainer.model.training else "eval"]["rewards/margins"][-1]
@@ -129,8 +151,13 @@ def test_bradley_terry_equals_trl(tiny_folder, tiny_rows, machine, settings, tmp
         model.score.weight.mul_(40)
     columns, _ = encode_rows(tiny_rows.pairs[:6], reward_encoder(tokenizer, 128), "reward")
     trainer = training._Reward(
-        model=model, processing_class=tokenizer, train_dataset=Dataset.from_dict(columns),
-        args=trainer_args(RewardConfig, tmp_path, settings, machine, 0, 6, False, center_rewards_coefficient=None))
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_dict(columns),
+        args=trainer_args(
+            RewardConfig, tmp_path, settings, machine, 0, 6, False, center_rewards_coefficient=None
+        ),
+    )
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(6)])
     theirs = trainer.compute_loss(trainer.model, {**batch})
 
@@ -138,7 +165,9 @@ def test_bradley_terry_equals_trl(tiny_folder, tiny_rows, machine, settings, tmp
         hidden = model.model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1]
         return model.score(hidden)[0]
 
-    chosen, rejected = (torch.stack([reward(ids) for ids in columns[side]]) for side in ("chosen_ids", "rejected_ids"))
+    chosen, rejected = (
+        torch.stack([reward(ids) for ids in columns[side]]) for side in ("chosen_ids", "rejected_ids")
+    )
     ours, metrics = losses.bradley_terry_loss(chosen, rejected)
     ours, theirs = ours.detach(), theirs.detach()
     assert abs(float(ours) - math.log(2)) > 0.01

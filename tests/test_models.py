@@ -52,8 +52,12 @@ def test_reward_model_keeps_the_backbone_and_starts_near_zero(tiny_folder, machi
     reward, _ = models.new_reward_model(tiny_folder, machine, seed=5)
     known = dict(policy.named_parameters())
     shared = [name for name, _ in reward.named_parameters() if name in known]
-    assert len(shared) == len(known) and set(dict(reward.named_parameters())) - set(shared) == {"score.weight"}
-    assert all(torch.equal(weight, known[name]) for name, weight in reward.named_parameters() if name in known)
+    assert len(shared) == len(known) and set(dict(reward.named_parameters())) - set(shared) == {
+        "score.weight"
+    }
+    assert all(
+        torch.equal(weight, known[name]) for name, weight in reward.named_parameters() if name in known
+    )
     ids = chat.encode_conversation(tokenizer, TALK)
     assert logits(reward, ids).shape == (1, 1) and abs(float(logits(reward, ids))) < 1
     assert reward.config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
@@ -69,8 +73,10 @@ def test_score_is_read_at_the_end_token_whatever_the_padding(tiny_folder, machin
     with torch.inference_mode():
         at_end = reward.score(reward.model(input_ids=torch.tensor([ids])).last_hidden_state[:, -1])
         pad = [tokenizer.pad_token_id] * 7
-        padded = reward(input_ids=torch.tensor([ids + pad, (ids + ids)[:len(ids) + 7]]),
-                        attention_mask=torch.tensor([[1] * len(ids) + [0] * 7, [1] * (len(ids) + 7)])).logits[:1]
+        padded = reward(
+            input_ids=torch.tensor([ids + pad, (ids + ids)[: len(ids) + 7]]),
+            attention_mask=torch.tensor([[1] * len(ids) + [0] * 7, [1] * (len(ids) + 7)]),
+        ).logits[:1]
     assert torch.allclose(alone, at_end) and torch.allclose(alone, padded, atol=1e-6)
 
 
@@ -86,8 +92,13 @@ def test_half_precision_backbone_scores_in_float32(tiny_folder, machine):
 def test_wrong_paths_and_heads(tiny_folder, machine, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").write_text("x")
-    for path, words in ((tmp_path / "none", "does not exist"), ("data/none", "does not exist"), ("nothing", "does not exist"),
-                        (tmp_path / "empty", "has no config.json"), (tmp_path / "file.txt", "is a file")):
+    for path, words in (
+        (tmp_path / "none", "does not exist"),
+        ("data/none", "does not exist"),
+        ("nothing", "does not exist"),
+        (tmp_path / "empty", "has no config.json"),
+        (tmp_path / "file.txt", "is a file"),
+    ):
         with pytest.raises(KitError, match=words):
             models.load_policy(path, machine)
     with pytest.raises(KitError, match="without a scalar head"):

@@ -24,16 +24,23 @@ def tokenizer(tiny_folder):
 
 # ---------------------------------------------------------------- rows
 
+
 def test_sft_labels_are_all_assistant_turns_and_nothing_else(tokenizer):
-    talk = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "A bear."},
-            {"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Here."}]
+    talk = [
+        {"role": "user", "content": "Who?"},
+        {"role": "assistant", "content": "A bear."},
+        {"role": "user", "content": "Where?"},
+        {"role": "assistant", "content": "Here."},
+    ]
     row = sft_encoder(tokenizer, LIMIT)({"messages": talk}, 0)
     trained = [i for i in row["labels"] if i != -100]
     assert tokenizer.decode(trained) == "A bear.<end>Here.<end>"
     assert all(label in (-100, i) for label, i in zip(row["labels"], row["input_ids"], strict=True))
     # a last question without an answer is left out
-    assert sft_encoder(tokenizer, LIMIT)({"messages": talk[:3]}, 0)["input_ids"] == row["input_ids"][:len(
-        chat.encode_conversation(tokenizer, talk[:2]))]
+    assert (
+        sft_encoder(tokenizer, LIMIT)({"messages": talk[:3]}, 0)["input_ids"]
+        == row["input_ids"][: len(chat.encode_conversation(tokenizer, talk[:2]))]
+    )
 
 
 def test_ledger_counts_every_dropped_row(tiny_folder, machine, settings, tiny_rows, tmp_path):
@@ -42,8 +49,12 @@ def test_ledger_counts_every_dropped_row(tiny_folder, machine, settings, tiny_ro
     empty = {**long, "rejected": " "}
     rows = [*tiny_rows.pairs[:8], long, same, empty, long]
     done = training.train_dpo(tiny_folder, tiny_folder, rows, tmp_path / "dpo", settings, machine, 0, LIMIT)
-    assert done.facts["ledger"] == {"stage": "dpo", "rows_in": 12, "rows_out": 8, "dropped": {
-        "longer than max_length": 2, "chosen and rejected are the same": 1, "empty response": 1}}
+    assert done.facts["ledger"] == {
+        "stage": "dpo",
+        "rows_in": 12,
+        "rows_out": 8,
+        "dropped": {"longer than max_length": 2, "chosen and rejected are the same": 1, "empty response": 1},
+    }
     with pytest.raises(KitError, match="no row is left"):
         training.train_reward(tiny_folder, [long], tmp_path / "rm", settings, machine, 0, LIMIT)
     assert not (tmp_path / "rm").exists()
@@ -55,7 +66,9 @@ def test_pair_rows_in_all_shapes(tiny_rows):
         answers = {"prompt": talks["prompt"], **{side: talks[side][-1:] for side in ("chosen", "rejected")}}
         assert pair_of(texts) == pair_of(talks) == pair_of(bare) == pair_of(answers)
     with pytest.raises(KitError, match="rejected does not begin with the turns of the prompt"):
-        pair_of({"chosen": tiny_rows.preferences[0]["chosen"], "rejected": tiny_rows.preferences[1]["rejected"]})
+        pair_of(
+            {"chosen": tiny_rows.preferences[0]["chosen"], "rejected": tiny_rows.preferences[1]["rejected"]}
+        )
 
 
 def test_a_missing_field_is_named(tokenizer):
@@ -89,18 +102,25 @@ def test_batches_of_like_length():
     assert list(sampler) != first
 
     def padding(order):
-        return sum(max(lengths[i] for i in order[k:k + 8]) * 8 - sum(lengths[i] for i in order[k:k + 8])
-                   for k in range(0, 200, 8))
+        return sum(
+            max(lengths[i] for i in order[k : k + 8]) * 8 - sum(lengths[i] for i in order[k : k + 8])
+            for k in range(0, 200, 8)
+        )
 
-    assert padding(first) < 0.5 * padding(torch.randperm(203, generator=torch.Generator().manual_seed(0)).tolist())
+    assert padding(first) < 0.5 * padding(
+        torch.randperm(203, generator=torch.Generator().manual_seed(0)).tolist()
+    )
 
 
 # ---------------------------------------------------------------- SFT
 
+
 def test_sft_learns_and_is_reproducible(tiny_folder, tiny_rows, machine, settings, tmp_path, capsys):
     settings.epochs = 4
-    done = [training.train_sft(tiny_folder, tiny_rows.sft, tmp_path / name, settings, machine, seed, LIMIT)
-            for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+    done = [
+        training.train_sft(tiny_folder, tiny_rows.sft, tmp_path / name, settings, machine, seed, LIMIT)
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
     assert done[0].history[-1]["loss"] < done[0].history[0]["loss"] - 0.5
     assert done[0].facts["weights"] == done[1].facts["weights"] != done[2].facts["weights"]
     assert done[0].facts["weights"] == models.weights_hash(done[0].path)
@@ -111,10 +131,14 @@ def test_sft_learns_and_is_reproducible(tiny_folder, tiny_rows, machine, setting
     assert printed.out == "" and printed.err == ""
 
 
-def test_trainer_sees_the_rows_in_a_new_order_each_epoch(tiny_folder, tiny_rows, machine, settings, tmp_path, monkeypatch):
+def test_trainer_sees_the_rows_in_a_new_order_each_epoch(
+    tiny_folder, tiny_rows, machine, settings, tmp_path, monkeypatch
+):
     settings.epochs, orders = 2, []
     plain = LengthBatches.__iter__
-    monkeypatch.setattr(LengthBatches, "__iter__", lambda self: iter(orders.append(list(plain(self))) or orders[-1]))
+    monkeypatch.setattr(
+        LengthBatches, "__iter__", lambda self: iter(orders.append(list(plain(self))) or orders[-1])
+    )
     training.train_sft(tiny_folder, tiny_rows.sft, tmp_path / "sft", settings, machine, 0, LIMIT)
     assert len(orders) == 2 and orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
 
@@ -138,7 +162,9 @@ def test_micro_batches_give_the_same_model(tiny_folder, tiny_rows, machine, sett
     settings.micro_batch_size = 2
     parts = training.train_sft(tiny_folder, tiny_rows.sft, tmp_path / "parts", settings, machine, 0, LIMIT)
     assert parts.facts["steps"] == whole.facts["steps"]
-    assert [row["loss"] for row in parts.history] == pytest.approx([row["loss"] for row in whole.history], abs=1e-4)
+    assert [row["loss"] for row in parts.history] == pytest.approx(
+        [row["loss"] for row in whole.history], abs=1e-4
+    )
     settings.micro_batch_size = 3
     with pytest.raises(KitError, match="not a multiple of micro_batch_size 3"):
         training.train_sft(tiny_folder, tiny_rows.sft, tmp_path / "odd", settings, machine, 0, LIMIT)
@@ -162,29 +188,43 @@ class Kill(TrainerCallback):
 
 
 @pytest.mark.parametrize("kind", ["sft", "dpo"])
-def test_a_killed_run_continues_to_the_same_weights(tiny_folder, tiny_rows, machine, settings, tmp_path, monkeypatch, kind):
+def test_a_killed_run_continues_to_the_same_weights(
+    tiny_folder, tiny_rows, machine, settings, tmp_path, monkeypatch, kind
+):
     monkeypatch.setattr(training_common, "SAVE_STEPS", 2)
     settings.epochs = 2
 
     def train(out, **more):
         if kind == "sft":
             return training.train_sft(tiny_folder, tiny_rows.sft, out, settings, machine, 0, LIMIT, **more)
-        return training.train_dpo(tiny_folder, tiny_folder, tiny_rows.pairs, out, settings, machine, 0, LIMIT, **more)
+        return training.train_dpo(
+            tiny_folder, tiny_folder, tiny_rows.pairs, out, settings, machine, 0, LIMIT, **more
+        )
 
     straight = train(tmp_path / "straight")
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "killed", callbacks=[Kill(5)])
     folder = tmp_path / "killed" / "checkpoints"
-    assert [f.name for f in folder.iterdir()] == ["checkpoint-4"] and not (tmp_path / "killed" / "config.json").exists()
+    assert [f.name for f in folder.iterdir()] == ["checkpoint-4"] and not (
+        tmp_path / "killed" / "config.json"
+    ).exists()
     (folder / "checkpoint-5").mkdir()  # as if killed while writing
     resumed = train(tmp_path / "killed")
-    assert resumed.facts["resumed_from"] == "checkpoint-4" and resumed.facts["steps"] == straight.facts["steps"] == 6
+    assert (
+        resumed.facts["resumed_from"] == "checkpoint-4"
+        and resumed.facts["steps"] == straight.facts["steps"] == 6
+    )
     assert resumed.facts["weights"] == straight.facts["weights"]
     assert [row["step"] for row in resumed.history] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tiny_folder, tiny_rows, machine, settings, tmp_path):
-    settings.learning_rate, settings.max_grad_norm, settings.epochs, settings.warmup_ratio = 1e30, 1e30, 3, 0.0
+    settings.learning_rate, settings.max_grad_norm, settings.epochs, settings.warmup_ratio = (
+        1e30,
+        1e30,
+        3,
+        0.0,
+    )
     with pytest.raises(KitError, match="the loss is .*lower the learning rate"):
         training.train_sft(tiny_folder, tiny_rows.sft, tmp_path / "sft", settings, machine, 0, LIMIT)
     assert not (tmp_path / "sft" / "config.json").exists()
@@ -192,9 +232,14 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny_folder, tiny_rows, machine,
 
 # ---------------------------------------------------------------- reward model, pairwise model
 
-def test_reward_model_learns_and_reloads_with_the_same_scores(tiny_folder, tiny_rows, machine, settings, tmp_path):
+
+def test_reward_model_learns_and_reloads_with_the_same_scores(
+    tiny_folder, tiny_rows, machine, settings, tmp_path
+):
     settings.epochs = 4
-    done = training.train_reward(tiny_folder, tiny_rows.preferences, tmp_path / "rm", settings, machine, 0, LIMIT)
+    done = training.train_reward(
+        tiny_folder, tiny_rows.preferences, tmp_path / "rm", settings, machine, 0, LIMIT
+    )
     assert done.history[0]["loss"] == pytest.approx(math.log(2), abs=0.05)
     assert done.history[-1]["accuracy"] > 0.9
     model, tokenizer = models.load_reward_model(done.path, machine)
@@ -213,7 +258,9 @@ def test_reward_centering_is_passed_on(tiny_folder, tiny_rows, machine, settings
 
 def test_pairwise_model_learns_the_letter(tiny_folder, tiny_rows, machine, settings, tmp_path):
     settings.epochs, settings.learning_rate = 6, 2e-2
-    done = training.train_pairwise(tiny_folder, tiny_rows.pairs, tmp_path / "pm", settings, machine, 0, 400, orders="both")
+    done = training.train_pairwise(
+        tiny_folder, tiny_rows.pairs, tmp_path / "pm", settings, machine, 0, 400, orders="both"
+    )
     assert done.facts["share_answered_a"] == 0.5
     model, tokenizer = models.load_policy(done.path, machine)
     letters = list(chat.letter_ids(tokenizer))
@@ -225,14 +272,19 @@ def test_pairwise_model_learns_the_letter(tiny_folder, tiny_rows, machine, setti
 
 # ---------------------------------------------------------------- DPO
 
+
 def test_dpo_step_zero_and_reference(tiny_folder, tiny_rows, machine, settings, tmp_path):
     before = models.weights_hash(tiny_folder)
-    one = training.train_dpo(tiny_folder, tiny_folder, tiny_rows.pairs, tmp_path / "one", settings, machine, 0, LIMIT)
+    one = training.train_dpo(
+        tiny_folder, tiny_folder, tiny_rows.pairs, tmp_path / "one", settings, machine, 0, LIMIT
+    )
     assert one.facts["step_zero"]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert one.facts["start"]["is_reference"] and abs(one.facts["step_zero"]["margin"]) < 1e-4
     assert one.history[-1]["rewards/margins"] > 0
     # warm start: from the first policy, but held to the initial model
-    two = training.train_dpo(one.path, tiny_folder, tiny_rows.pairs, tmp_path / "two", settings, machine, 0, LIMIT)
+    two = training.train_dpo(
+        one.path, tiny_folder, tiny_rows.pairs, tmp_path / "two", settings, machine, 0, LIMIT
+    )
     assert not two.facts["start"]["is_reference"] and two.facts["step_zero"]["margin"] > 0
     assert two.facts["step_zero"]["loss"] < math.log(2)
     for done in (one, two):
@@ -240,70 +292,123 @@ def test_dpo_step_zero_and_reference(tiny_folder, tiny_rows, machine, settings, 
     assert models.weights_hash(tiny_folder) == before
 
 
-def test_dpo_reference_is_the_named_folder_not_the_policys_origin(tiny_folder, tiny_rows, machine, settings, tmp_path):
+def test_dpo_reference_is_the_named_folder_not_the_policys_origin(
+    tiny_folder, tiny_rows, machine, settings, tmp_path
+):
     """Same policy, two references: the reference's log-probabilities must differ, run after run in one process."""
-    one = training.train_dpo(tiny_folder, tiny_folder, tiny_rows.pairs, tmp_path / "one", settings, machine, 0, LIMIT)
+    one = training.train_dpo(
+        tiny_folder, tiny_folder, tiny_rows.pairs, tmp_path / "one", settings, machine, 0, LIMIT
+    )
     settings.learning_rate = 1e-12
-    own = training.train_dpo(one.path, one.path, tiny_rows.pairs, tmp_path / "own", settings, machine, 0, LIMIT)
-    other = training.train_dpo(one.path, tiny_folder, tiny_rows.pairs, tmp_path / "other", settings, machine, 0, LIMIT)
-    again = training.train_dpo(one.path, one.path, tiny_rows.pairs, tmp_path / "again", settings, machine, 0, LIMIT)
-    assert own.facts["step_zero"]["loss"] == again.facts["step_zero"]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    own = training.train_dpo(
+        one.path, one.path, tiny_rows.pairs, tmp_path / "own", settings, machine, 0, LIMIT
+    )
+    other = training.train_dpo(
+        one.path, tiny_folder, tiny_rows.pairs, tmp_path / "other", settings, machine, 0, LIMIT
+    )
+    again = training.train_dpo(
+        one.path, one.path, tiny_rows.pairs, tmp_path / "again", settings, machine, 0, LIMIT
+    )
+    assert (
+        own.facts["step_zero"]["loss"]
+        == again.facts["step_zero"]["loss"]
+        == pytest.approx(math.log(2), abs=1e-5)
+    )
     assert other.facts["step_zero"]["loss"] < own.facts["step_zero"]["loss"] - 0.01
 
 
-def test_precomputed_reference_equals_a_reference_in_memory(tiny_folder, tiny_rows, machine, settings, tmp_path, monkeypatch):
-    one = training.train_dpo(tiny_folder, tiny_folder, tiny_rows.pairs, tmp_path / "one", settings, machine, 0, LIMIT)
+def test_precomputed_reference_equals_a_reference_in_memory(
+    tiny_folder, tiny_rows, machine, settings, tmp_path, monkeypatch
+):
+    one = training.train_dpo(
+        tiny_folder, tiny_folder, tiny_rows.pairs, tmp_path / "one", settings, machine, 0, LIMIT
+    )
     settings.epochs = 2
     runs = {}
     for precompute in (True, False):
         plain = training.trainer_args
         with monkeypatch.context() as patch:
-            patch.setattr(training, "trainer_args",
-                          lambda *a, p=precompute, f=plain, **k: f(*a, **{**k, "precompute_ref_log_probs": p}))
-            runs[precompute] = training.train_dpo(one.path, tiny_folder, tiny_rows.pairs, tmp_path / f"p{precompute}",
-                                                  settings, machine, 0, LIMIT)
-    assert [row["loss"] for row in runs[True].history] == pytest.approx([row["loss"] for row in runs[False].history], abs=1e-5)
+            patch.setattr(
+                training,
+                "trainer_args",
+                lambda *a, p=precompute, f=plain, **k: f(*a, **{**k, "precompute_ref_log_probs": p}),
+            )
+            runs[precompute] = training.train_dpo(
+                one.path,
+                tiny_folder,
+                tiny_rows.pairs,
+                tmp_path / f"p{precompute}",
+                settings,
+                machine,
+                0,
+                LIMIT,
+            )
+    assert [row["loss"] for row in runs[True].history] == pytest.approx(
+        [row["loss"] for row in runs[False].history], abs=1e-5
+    )
 
 
 def test_conservative_dpo_is_not_plain_dpo(tiny_folder, tiny_rows, machine, settings, tmp_path):
     """TRL alone ignores label_smoothing under `sigmoid`; here it holds the margin back."""
     settings.epochs, settings.beta = 4, 1.0
-    plain = training.train_dpo(tiny_folder, tiny_folder, tiny_rows.pairs, tmp_path / "plain", settings, machine, 0, LIMIT)
+    plain = training.train_dpo(
+        tiny_folder, tiny_folder, tiny_rows.pairs, tmp_path / "plain", settings, machine, 0, LIMIT
+    )
     settings.label_smoothing = 0.3
-    smooth = training.train_dpo(tiny_folder, tiny_folder, tiny_rows.pairs, tmp_path / "smooth", settings, machine, 0, LIMIT)
+    smooth = training.train_dpo(
+        tiny_folder, tiny_folder, tiny_rows.pairs, tmp_path / "smooth", settings, machine, 0, LIMIT
+    )
     assert smooth.facts["step_zero"]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert smooth.history[-1]["rewards/margins"] < plain.history[-1]["rewards/margins"] - 0.3
     settings.label_smoothing = 0.5
     with pytest.raises(KitError, match="label_smoothing is 0.5"):
-        training.train_dpo(tiny_folder, tiny_folder, tiny_rows.pairs, tmp_path / "x", settings, machine, 0, LIMIT)
+        training.train_dpo(
+            tiny_folder, tiny_folder, tiny_rows.pairs, tmp_path / "x", settings, machine, 0, LIMIT
+        )
 
 
 def test_a_wrong_reference_is_caught(tiny_folder, tiny_rows, machine, settings, tmp_path, monkeypatch):
     """If the log-probabilities came from other weights than the reference's, the first loss would not be ln 2."""
     honest = training._DPO.compute_ref_log_probs
-    monkeypatch.setattr(training._DPO, "compute_ref_log_probs",
-                        lambda self, model, batch: [x + i for i, x in enumerate(honest(self, model, batch))])
+    monkeypatch.setattr(
+        training._DPO,
+        "compute_ref_log_probs",
+        lambda self, model, batch: [x + i for i, x in enumerate(honest(self, model, batch))],
+    )
     with pytest.raises(KitError, match="first DPO loss is .* not ln 2"):
-        training.train_dpo(tiny_folder, tiny_folder, tiny_rows.pairs, tmp_path / "dpo", settings, machine, 0, LIMIT)
+        training.train_dpo(
+            tiny_folder, tiny_folder, tiny_rows.pairs, tmp_path / "dpo", settings, machine, 0, LIMIT
+        )
     assert not (tmp_path / "dpo" / "config.json").exists()
 
 
-def test_policy_and_reference_of_different_vocabularies(tiny_folder, stories_folder, tiny_rows, machine, settings, tmp_path):
+def test_policy_and_reference_of_different_vocabularies(
+    tiny_folder, stories_folder, tiny_rows, machine, settings, tmp_path
+):
     with pytest.raises(KitError, match="different vocabularies"):
-        training.train_dpo(tiny_folder, stories_folder, tiny_rows.pairs, tmp_path / "dpo", settings, machine, 0, LIMIT)
+        training.train_dpo(
+            tiny_folder, stories_folder, tiny_rows.pairs, tmp_path / "dpo", settings, machine, 0, LIMIT
+        )
 
 
 # ---------------------------------------------------------------- LoRA, autocast, a real checkpoint
 
+
 def test_lora_trains_adapters_and_saves_a_whole_model(tiny_folder, tiny_rows, machine, settings, tmp_path):
     lora = {"r": 4, "alpha": 8}
     settings.epochs = 4
-    sft = training.train_sft(tiny_folder, tiny_rows.sft, tmp_path / "sft", settings, machine, 0, LIMIT, lora=lora)
+    sft = training.train_sft(
+        tiny_folder, tiny_rows.sft, tmp_path / "sft", settings, machine, 0, LIMIT, lora=lora
+    )
     assert sft.history[-1]["loss"] < sft.history[0]["loss"] and (sft.path / "model.safetensors").is_file()
     settings.epochs = 1
-    reward = training.train_reward(sft.path, tiny_rows.pairs, tmp_path / "rm", settings, machine, 0, LIMIT, lora=lora)
+    reward = training.train_reward(
+        sft.path, tiny_rows.pairs, tmp_path / "rm", settings, machine, 0, LIMIT, lora=lora
+    )
     assert models.load_reward_model(reward.path, machine)
-    dpo = training.train_dpo(sft.path, tiny_folder, tiny_rows.pairs, tmp_path / "dpo", settings, machine, 0, LIMIT, lora=lora)
+    dpo = training.train_dpo(
+        sft.path, tiny_folder, tiny_rows.pairs, tmp_path / "dpo", settings, machine, 0, LIMIT, lora=lora
+    )
     assert not dpo.facts["start"]["is_reference"] and abs(dpo.facts["step_zero"]["margin"]) > 1e-3
 
 
@@ -311,7 +416,9 @@ def test_bf16_autocast_keeps_float32_weights(tiny_folder, tiny_rows, machine, se
     from dataclasses import replace
 
     mixed = replace(machine, autocast_bf16=True)
-    done = training.train_dpo(tiny_folder, tiny_folder, tiny_rows.pairs, tmp_path / "dpo", settings, mixed, 0, LIMIT)
+    done = training.train_dpo(
+        tiny_folder, tiny_folder, tiny_rows.pairs, tmp_path / "dpo", settings, mixed, 0, LIMIT
+    )
     assert done.facts["step_zero"]["loss"] == pytest.approx(math.log(2), abs=2e-2)
     assert models.load_policy(done.path, machine)[0].dtype == torch.float32
 
@@ -320,7 +427,9 @@ def test_the_whole_recipe_on_a_real_checkpoint(stories_folder, tiny_rows, machin
     sft = training.train_sft(stories_folder, tiny_rows.sft, tmp_path / "sft", settings, machine, 0, 256)
     reward = training.train_reward(sft.path, tiny_rows.pairs, tmp_path / "rm", settings, machine, 0, 256)
     pairwise = training.train_pairwise(sft.path, tiny_rows.pairs, tmp_path / "pm", settings, machine, 0, 400)
-    dpo = training.train_dpo(stories_folder, stories_folder, tiny_rows.pairs, tmp_path / "dpo", settings, machine, 0, 256)
+    dpo = training.train_dpo(
+        stories_folder, stories_folder, tiny_rows.pairs, tmp_path / "dpo", settings, machine, 0, 256
+    )
     assert all(math.isfinite(done.history[-1]["loss"]) for done in (sft, reward, pairwise, dpo))
     assert dpo.facts["step_zero"]["loss"] == pytest.approx(math.log(2), abs=1e-4)
 

@@ -64,7 +64,7 @@ def draw_margins(
     margins: Sequence[float],
     right: Sequence[bool],
     x: str = "r(chosen) - r(rejected)",
-    title: str = "Margins on the held-out pairs, and how often the sign is right",
+    title: str = "Margins on the held-out pairs",
 ) -> Figure:
     """Histogram of margins, and the share of right orders by size of the margin against what its sigmoid promises.
 

@@ -1,0 +1,285 @@
+"""Figures of lessons 06 to 08: proxy labels, DPO, and the online loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from rlhf_kit.views import style
+
+# ---------------------------------------------------------------- 06 proxy labels
+
+
+def draw_ranked(rewards: Sequence[float], gold: Sequence[float] | None, chosen: int, rejected: int) -> Figure:
+    """The samples of one prompt in the order of their reward, the pair marked; below, the gold of each if known."""
+    order = np.argsort(-np.asarray(rewards, dtype=float), kind="stable")
+    panels = 1 if gold is None else 2
+    fig, axes = style.figure(panels, 1, width=7.4, height=2.3, sharex=True)
+    series = [("reward", rewards, style.PROXY, "reward (no unit)")]
+    series += [] if gold is None else [("gold", gold, style.TRUTH, "gold (0 to 10)")]
+    for ax, (_, values, color, unit) in zip(axes, series, strict=True):
+        ax.bar(range(len(order)), np.asarray(values, dtype=float)[order], color=color, width=0.6)
+        for place, text in ((int(np.flatnonzero(order == chosen)[0]), "chosen"), (int(np.flatnonzero(order == rejected)[0]), "rejected")):
+            ax.annotate(text, (place, 0.97), xycoords=("data", "axes fraction"), ha="center", va="top", fontsize=9, fontweight="bold")
+        ax.margins(y=0.25)
+        style.label(ax, y=unit)
+    axes[-1].set_xticks(range(len(order)), [f"sample {i}" for i in order], fontsize=8.5, rotation=0 if len(order) <= 10 else 60)
+    style.label(axes[0], "One prompt: its samples, best reward first")
+    return fig
+
+
+def draw_rules(rows: Sequence[Mapping]) -> Figure:
+    """Pair rules compared. rows: {rule, margins (one a pair), wrong, low, high (None without truth), control: bool}."""
+    known = any(row.get("wrong") is not None for row in rows)
+    fig, axes = style.figure(1, 2 if known else 1, width=10.4 if known else 6.4, height=1.4 + 0.42 * len(rows))
+    ours = [row for row in rows if not row.get("control")]
+    axes[0].boxplot([row["margins"] for row in ours], orientation="horizontal", showfliers=False, widths=0.55,
+                    medianprops={"color": style.OTHER, "linewidth": 2})
+    axes[0].set_yticks(range(1, len(ours) + 1), [row["rule"] for row in ours])
+    axes[0].invert_yaxis()
+    style.label(axes[0], "How far apart the two rewards are", "reward(chosen) - reward(rejected)")
+    if known:
+        ax = axes[1]
+        for place, row in enumerate(rows):
+            color = style.CONTROL if row.get("control") else style.MODEL
+            ax.errorbar([row["wrong"]], [place], xerr=style.errors([row["wrong"]], [row["low"]], [row["high"]]), fmt="o", color=color,
+                        capsize=3, markersize=7)
+            ax.annotate(f"{row['wrong']:.2f}", (row["wrong"], place), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8.5)
+        ax.set_yticks(range(len(rows)), [row["rule"] for row in rows])
+        ax.set_ylim(len(rows) - 0.4, -0.7)
+        ax.set_xlim(-0.04, max(0.62, *[row["high"] + 0.03 for row in rows]))
+        ax.axvline(0.5, color=style.CONTROL, linestyle=":", label="coin toss")
+        style.label(ax, "Wrong labels", "share of pairs whose chosen answer is truly worse", legend=True)
+    return fig
+
+
+def draw_wrong_by_margin(margins: Sequence[float], wrong: Sequence[float], bins: int = 6) -> Figure:
+    """Share of wrong labels by reward margin, and what a minimum margin would keep and clean."""
+    margins, wrong = np.asarray(margins, dtype=float), np.asarray(wrong, dtype=float)
+    order = np.argsort(margins, kind="stable")
+    parts = np.array_split(order, min(bins, len(order)))
+    fig, (ax, trade) = style.figure(1, 2, width=10.2, height=3.7)
+    share = np.array([wrong[p].mean() for p in parts])
+    half = np.array([1.96 * np.sqrt(max(s * (1 - s), 0.25 / len(p)) / len(p)) for s, p in zip(share, parts, strict=True)])
+    ax.errorbar([margins[p].mean() for p in parts], share, yerr=style.errors(share, np.clip(share - half, 0, 1), np.clip(share + half, 0, 1)),
+                fmt="o-", color=style.MODEL, capsize=3)
+    style.chance(ax, 0.5, "coin toss")
+    ax.set_ylim(0, 1)
+    style.label(ax, "Wrong labels by reward margin", "reward(chosen) - reward(rejected)", "share of wrong labels", legend=True)
+    kept = np.arange(len(order), max(1, len(order) // 10), -1)
+    left = [wrong[order[len(order) - k:]].mean() for k in kept]
+    trade.plot(kept / len(order), left, color=style.MODEL)
+    trade.invert_xaxis()
+    trade.set_ylim(0, max(0.05, 1.15 * max(left)))
+    style.label(trade, "Keeping only wide margins", "share of pairs kept (widest margins)", "share of wrong labels among them")
+    return fig
+
+
+def draw_wrong_by_section(rows: Sequence[Mapping]) -> Figure:
+    """Share of wrong labels by section. rows: {category, wrong, low, high, n}."""
+    fig, (ax,) = style.figure(width=7.0)
+    names = [f"{row['category']}\n({row['n']} pairs)" for row in rows]
+    palette = style.colors([row["category"] for row in rows])
+    value, low, high = (np.array([row[key] for row in rows]) for key in ("wrong", "low", "high"))
+    ax.bar(names, value, color=[palette[row["category"]] for row in rows], width=0.6, yerr=style.errors(value, low, high),
+           error_kw={"capsize": 3})
+    style.chance(ax, 0.5, "coin toss")
+    ax.set_ylim(0, 1)
+    style.label(ax, "Wrong labels by section", "section", "share of pairs whose chosen answer is truly worse", legend=True)
+    return fig
+
+
+def draw_penalty_sweep(rows: Sequence[Mapping]) -> Figure:
+    """What a length penalty does to the pairs. rows: {penalty, chosen, rejected (mean lengths), reversed (share)}."""
+    fig, (ax, bug) = style.figure(1, 2, width=10.2, height=3.7)
+    x = [row["penalty"] for row in rows]
+    ax.plot(x, [row["chosen"] for row in rows], "o-", color=style.BLUE, label="chosen")
+    ax.plot(x, [row["rejected"] for row in rows], "s--", color=style.OTHER, label="rejected")
+    style.label(ax, "Length of the two sides of a pair", "length penalty (reward per character)", "mean length (characters)", legend=True)
+    bug.plot(x, [row["reversed"] for row in rows], "D-", color=style.OTHER, label="ordered by raw reward (the bug)")
+    bug.plot(x, [0] * len(x), ":", color=style.CONTROL, label="ordered by penalised reward (eq. 9)")
+    bug.set_ylim(-0.03, max(0.2, 1.15 * max(row["reversed"] for row in rows)))
+    style.label(bug, "Pairs that reward the penalised answer", "length penalty (reward per character)", "share of pairs", legend=True)
+    return fig
+
+
+# ---------------------------------------------------------------- 07 DPO
+
+
+def draw_policies(names: Sequence[str], policies: Mapping[str, Sequence[float]], rewards: Sequence[float]) -> Figure:
+    """Probabilities of a handful of answers under several policies; the reward of each stands under its name."""
+    fig, (ax,) = style.figure(width=8.6)
+    palette = dict(zip(policies, (style.GREY, style.BLACK, style.BLUE, style.ORANGE), strict=False))
+    style.grouped_bars(ax, [f"{n}\nr = {r:g}" for n, r in zip(names, rewards, strict=True)], policies, palette=palette)
+    style.label(ax, "A world with five answers", "answer, and its reward", "probability", legend=True)
+    return fig
+
+
+def draw_beta(rows: Sequence[Mapping]) -> Figure:
+    """Optimal policies for many betas: {beta, kl, reward}: what a nat of KL buys."""
+    fig, (ax,) = style.figure(width=6.8)
+    ax.plot([row["kl"] for row in rows], [row["reward"] for row in rows], "o-", color=style.MODEL)
+    for row in rows:
+        ax.annotate(f"{row['beta']:g}", (row["kl"], row["reward"]), xytext=(6, -10), textcoords="offset points", fontsize=8.5)
+    style.label(ax, "The price of reward (each dot: one beta)", "KL(optimal policy || pi_0) in nats", "expected reward")
+    return fig
+
+
+def draw_dpo_training(histories: Mapping[str, Sequence[Mapping]], beta: float) -> Figure:
+    """Loss and log-ratios over the steps of DPO trainings. histories: name -> rows of history.json."""
+    fig, axes = style.figure(1, 1 + len(histories), width=4.4 + 3.6 * len(histories), height=3.7)
+    palette = style.colors(list(histories))
+    for k, (name, rows) in enumerate(histories.items()):
+        rows = [row for row in rows if "rewards/chosen" in row and "loss" in row]
+        step = [row["step"] for row in rows]
+        axes[0].plot(step, [row["loss"] for row in rows], ("-", "--")[k % 2], color=palette[name], label=name)
+        ax = axes[1 + k]
+        for key, text, color, dash in (("chosen", "chosen", style.BLUE, "-"), ("rejected", "rejected", style.OTHER, "--")):
+            ax.plot(step, [row[f"rewards/{key}"] / beta for row in rows], dash, color=color, label=text)
+        ax.axhline(0, color="black", linewidth=1)
+        style.label(ax, f"Log-ratios: {name}", "optimizer step", "log(policy / reference), nats", legend=True)
+    style.ceiling(axes[0], float(np.log(2)), "ln 2: the start", style.CONTROL, ":")
+    style.label(axes[0], "DPO loss", "optimizer step", "loss (nats)", legend=True)
+    return fig
+
+
+def draw_log_ratios(chosen: Sequence[float], rejected: Sequence[float]) -> Figure:
+    """One dot a training pair: how the log-probabilities of its two answers changed."""
+    chosen, rejected = np.asarray(chosen, dtype=float), np.asarray(rejected, dtype=float)
+    fig, (ax,) = style.figure(width=6.0, height=4.6)
+    fell = chosen < 0
+    ax.plot(rejected[~fell], chosen[~fell], "o", color=style.BLUE, alpha=0.6, markersize=5, label="chosen became likelier")
+    ax.plot(rejected[fell], chosen[fell], "x", color=style.OTHER, alpha=0.8, markersize=5, label="chosen became less likely")
+    ends = [min(chosen.min(), rejected.min()), max(chosen.max(), rejected.max())]
+    ax.plot(ends, ends, "--", color=style.CEILING, linewidth=1.1, label="no change of the margin")
+    ax.axhline(0, color="#BBBBBB", linewidth=1)
+    ax.axvline(0, color="#BBBBBB", linewidth=1)
+    style.label(ax, "What DPO did to each training pair", "change of log p(rejected), nats", "change of log p(chosen), nats", legend=True)
+    return fig
+
+
+def draw_policy_dots(summary: Sequence[Mapping], measure: str, unit: str, names: Mapping[str, str] | None = None,
+                     title: str = "") -> Figure:
+    """A measure of each policy at temperature 1 and greedy, with intervals where `summary` has them."""
+    order = list(dict.fromkeys(row["policy"] for row in summary))
+    fig, (ax,) = style.figure(width=7.4, height=1.5 + 0.5 * len(order))
+    for temperature, text, color, mark, shift in ((1.0, "temperature 1", style.BLUE, "o", -0.12), (0.0, "greedy", style.ORANGE, "s", 0.12)):
+        rows = {row["policy"]: row for row in summary if row["temperature"] == temperature}
+        value = [rows[n][measure] for n in order]
+        low, high = ([rows[n].get(f"{measure}_{end}") if rows[n].get(f"{measure}_{end}") is not None else rows[n][measure] for n in order]
+                     for end in ("low", "high"))
+        ax.errorbar(value, np.arange(len(order)) + shift, xerr=style.errors(value, low, high), fmt=mark, color=color, capsize=3, label=text)
+    ax.set_yticks(range(len(order)), [(names or {}).get(n, n) for n in order])
+    ax.set_ylim(len(order) - 0.4, -0.6)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    style.label(ax, title, unit)
+    return fig
+
+
+# ---------------------------------------------------------------- 08 the loop
+
+
+def arm_rows(summary: Sequence[Mapping], arm: str, temperature: float) -> list[Mapping]:
+    """The rows of SFT and then of the arm's iterations, in order, at one temperature."""
+    rows = {row["policy"]: row for row in summary if row["temperature"] == temperature}
+    own = [name for name in rows if name.rpartition("-")[0] == arm]
+    return [rows["sft"]] + [rows[name] for name in sorted(own, key=lambda n: int(n.rpartition("-")[2]))]
+
+
+def draw_iterations(summary: Sequence[Mapping], arms: Sequence[str], measure: str = "gold", unit: str = "gold utility (0 to 10)") -> Figure:
+    """A measure after each iteration, one line an arm: at temperature 1 and greedy, with 95 % intervals where known."""
+    fig, axes = style.figure(1, 2, width=10.2, height=3.8, sharey=True)
+    palette, marks = style.colors(arms), style.markers(arms)
+    for ax, (temperature, text) in zip(axes, ((1.0, "temperature 1"), (0.0, "greedy")), strict=True):
+        for k, arm in enumerate(arms):
+            rows = arm_rows(summary, arm, temperature)
+            value = np.array([row[measure] for row in rows], dtype=float)
+            ends = None
+            if rows[0].get(f"{measure}_low") is not None:
+                ends = style.errors(value, *([row[f"{measure}_{end}"] for row in rows] for end in ("low", "high")))
+            ax.errorbar(np.arange(len(rows)) + 0.05 * k, value, yerr=ends, fmt=f"{marks[arm]}-", color=palette[arm], capsize=3, label=arm)
+        longest = max(len(arm_rows(summary, arm, temperature)) for arm in arms)
+        ax.set_xticks(range(longest), ["SFT", *map(str, range(1, longest))])
+        style.label(ax, text, "iteration", unit if temperature == 1.0 else None, legend=True)
+    return fig
+
+
+def draw_against_kl(summary: Sequence[Mapping], arms: Sequence[str], sharpened: Sequence[Mapping] = (), measure: str = "gold",
+                    unit: str = "gold utility (0 to 10)") -> Figure:
+    """A measure against the KL to SFT, one dot an iteration; `sharpened`: rows of SFT at lower temperatures."""
+    fig, (ax,) = style.figure(width=7.4, height=4.2)
+    palette, marks = style.colors(arms), style.markers(arms)
+    for arm in arms:
+        rows = arm_rows(summary, arm, 1.0)
+        x, y = [row["kl"] for row in rows], [row[measure] for row in rows]
+        ends = None
+        if rows[0].get(f"{measure}_low") is not None:
+            ends = style.errors(y, *([row[f"{measure}_{end}"] for row in rows] for end in ("low", "high")))
+        ax.errorbar(x, y, yerr=ends, fmt=f"{marks[arm]}-", color=palette[arm], capsize=3, label=arm)
+        for number, (a, b) in enumerate(zip(x, y, strict=True)):
+            if number:
+                ax.annotate(str(number), (a, b), xytext=(5, 5), textcoords="offset points", fontsize=8.5)
+    if sharpened:
+        rows = sorted(sharpened, key=lambda row: row["kl"])
+        ax.plot([row["kl"] for row in rows], [row[measure] for row in rows], "^:", color=style.BLACK, label="SFT, only sharpened")
+        for row in rows:
+            ax.annotate(f"T={row['temperature']:g}", (row["kl"], row[measure]), xytext=(5, -12), textcoords="offset points", fontsize=8)
+    style.label(ax, "What each nat of KL bought", "KL to the SFT policy at temperature 1 (nats per answer)", unit, legend=True)
+    return fig
+
+
+def draw_proxy_and_gold(summary: Sequence[Mapping], arms: Sequence[str]) -> Figure:
+    """Reward and gold after each iteration, both as changes from SFT at temperature 1; gold is left out where unknown."""
+    fig, axes = style.figure(1, len(arms), width=5.1 * len(arms) if len(arms) > 1 else 6.4, height=3.7, sharey=True)
+    for ax, arm in zip(axes, arms, strict=True):
+        rows = arm_rows(summary, arm, 1.0)
+        series = [("reward", "reward model", style.PROXY, "o-")]
+        series += [("gold", "gold utility", style.TRUTH, "s-")] if rows[0]["gold"] is not None else []
+        for key, text, color, mark in series:
+            ax.plot(range(len(rows)), [row[key] - rows[0][key] for row in rows], mark, color=color, label=text)
+        ax.axhline(0, color="black", linewidth=1)
+        ax.set_xticks(range(len(rows)), ["SFT", *map(str, range(1, len(rows)))])
+        style.label(ax, arm, "iteration", "change since SFT (each in its own unit)" if ax is axes[0] else None, legend=True)
+    return fig
+
+
+def draw_loop_health(rows: Sequence[Mapping]) -> Figure:
+    """Vital signs of the loop by iteration. rows: {arm, iteration, and any of wrong, diversity, margin, length}."""
+    panels = [(key, title, unit) for key, title, unit in (
+        ("wrong", "Wrong labels", "share of pairs"), ("diversity", "Diversity of the samples", "share of distinct answers"),
+        ("margin", "Reward margin of the pairs", "reward"), ("length", "Length of the samples", "characters"))
+        if rows[0].get(key) is not None]
+    fig, axes = style.figure(1, len(panels), width=3.5 * len(panels), height=3.3)
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    palette, marks = style.colors(arms), style.markers(arms)
+    for ax, (key, title, unit) in zip(axes, panels, strict=True):
+        for arm in arms:
+            own = [row for row in rows if row["arm"] == arm]
+            ax.plot([row["iteration"] for row in own], [row[key] for row in own], f"{marks[arm]}-", color=palette[arm], label=arm)
+        ax.set_xticks(sorted({row["iteration"] for row in rows}))
+        style.label(ax, title, "iteration", unit, legend=ax is axes[0])
+        if key in ("wrong", "diversity"):
+            ax.set_ylim(0, 1.03 if key == "diversity" else max(0.5, 1.1 * max(row[key] for row in rows)))
+    return fig
+
+
+def draw_seed_differences(differences: Sequence[float], effect: float, low: float | None, high: float | None, *,
+                          title: str, x: str, groups: Sequence | None = None) -> Figure:
+    """Paired differences, one dot a seed, and their mean with its 95 % interval; groups: which seeds share models."""
+    fig, (ax,) = style.figure(width=7.4, height=1.6 + 0.2 * len(differences))
+    groups = list(groups) if groups is not None else [0] * len(differences)
+    names = list(dict.fromkeys(groups))
+    for place, (value, group) in enumerate(zip(differences, groups, strict=True)):
+        ax.plot([value], [place], style.MARKERS[names.index(group) % len(style.MARKERS)], color=style.BLUE, markersize=7)
+    bottom = len(differences) + 0.3
+    if low is not None:
+        ax.errorbar([effect], [bottom], xerr=style.errors([effect], [low], [high]), fmt="D", color=style.BLACK, capsize=4, markersize=8)
+    else:
+        ax.plot([effect], [bottom], "D", color=style.BLACK, markersize=8)
+    ax.axvline(0, color=style.OTHER, linewidth=1.3, linestyle="--")
+    ax.set_yticks([*range(len(differences)), bottom], [f"seed {i}" for i in range(len(differences))] + ["mean"], fontsize=8.5)
+    ax.set_ylim(bottom + 0.7, -0.7)
+    style.label(ax, title, x)
+    return fig

@@ -1,0 +1,38 @@
+"""Sentences that are computed from numbers, so that the text of a lesson cannot contradict the run."""
+
+from __future__ import annotations
+
+import math
+
+
+def change(what: str, value: float, low: float | None = None, high: float | None = None, digits: int = 2) -> str:
+    """One sentence on a difference: it rose, it fell, or the interval covers zero and nothing is told.
+
+    value: the difference; low, high: its 95 % interval (None or nan: unknown, then the sentence says so).
+    """
+    size = f"{value:+.{digits}f}"
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return f"{what}: changed by {size}, without an interval"
+    ends = f"95 % interval {low:+.{digits}f} to {high:+.{digits}f}"
+    if low > 0:
+        return f"{what}: rose by {size} ({ends})"
+    if high < 0:
+        return f"{what}: fell by {size} ({ends})"
+    return f"{what}: not told apart from no change, {size} ({ends})"
+
+
+def compare(left: str, right: str, value: float, low: float | None, high: float | None, digits: int = 2) -> str:
+    """One sentence on left minus right: which is higher, or that the interval covers zero."""
+    size = f"{value:+.{digits}f}"
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return f"{left} minus {right}: {size}, without an interval, so no verdict"
+    ends = f"{size}, 95 % interval {low:+.{digits}f} to {high:+.{digits}f}"
+    if low <= 0 <= high:
+        return f"{left} and {right} are not told apart ({ends})"
+    return f"{left} is {'higher' if low > 0 else 'lower'} than {right} ({ends})"
+
+
+def against_half(what: str, value: float, low: float, high: float) -> str:
+    """One sentence on a share that means nothing at one half: a win rate, an accuracy."""
+    place = "above one half" if low > 0.5 else "below one half" if high < 0.5 else "not told apart from one half"
+    return f"{what}: {value:.2f} (95 % interval {low:.2f} to {high:.2f}), {place}"
