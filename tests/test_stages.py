@@ -121,21 +121,24 @@ def test_ledgers_balance_in_every_manifest(course, arms):
     assert found > 10
 
 
-def test_another_annotator_judges_the_same_pairs_afresh(course, toy, root):
-    sharp = {f"data.annotator.{k}": v for k, v in {"temperature": 0.01, "carelessness": 0.0}.items()}
-    other = stages.start("smoke", run="sharp", root=root, overrides={**toy, **sharp}, quiet=True)
-    noisy, sharp = (stages.preferences(c).rows("train.parquet").to_list() for c in (course, other))
-    texts = [
-        [{row["chosen"][-1]["content"], row["rejected"][-1]["content"]} for row in rows]
-        for rows in (noisy, sharp)
-    ]
-    assert texts[0] == texts[1]
-    assert [r["chosen"] for r in noisy] != [r["chosen"] for r in sharp]
+def test_another_annotator_judges_the_same_pairs_afresh(toy, root):
     from rlhf_kit import world
 
-    gap = [world.gold(r["prompt"], r["chosen"][-1]["content"]).utility
-           - world.gold(r["prompt"], r["rejected"][-1]["content"]).utility for r in sharp]  # fmt: skip
-    assert min(gap) > -0.1
+    def judged(name, **dials):
+        changes = {**toy, **{f"data.annotator.{dial}": value for dial, value in dials.items()}}
+        course = stages.start("smoke", run=name, root=root, overrides=changes, quiet=True)
+        return stages.preferences(course).rows("train.parquet").to_list()
+
+    sharp, coin = judged("sharp", temperature=0.01, carelessness=0.0), judged("coin", carelessness=1.0)
+    texts = [
+        [{r["chosen"][-1]["content"], r["rejected"][-1]["content"]} for r in rows] for rows in (sharp, coin)
+    ]
+    assert texts[0] == texts[1]
+    gaps = [[world.gold(r["prompt"], r["chosen"][-1]["content"]).utility
+             - world.gold(r["prompt"], r["rejected"][-1]["content"]).utility for r in rows]
+            for rows in (sharp, coin)]  # fmt: skip
+    assert min(gaps[0]) > -0.1
+    assert min(gaps[1]) < -0.1
 
 
 def test_more_rows_than_there_are_is_one_sentence(toy, root):
