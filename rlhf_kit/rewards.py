@@ -84,7 +84,7 @@ class Pairwise:
         shown_first, mass = self._probability_of_a(prompts, a, b)
         shown_second, mass_back = self._probability_of_a(prompts, b, a)
         self.last_report = {
-            "flip_rate": flip_rate(shown_first, 1 - shown_second),
+            "flip_rate": flip_rate(shown_first, shown_second),
             "first_place": float(np.mean(np.concatenate([shown_first, shown_second]))),
             "letter_mass": float(np.mean(np.concatenate([mass, mass_back]))),
         }

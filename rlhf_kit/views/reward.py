@@ -54,7 +54,7 @@ def draw_accuracies(
     ax.axvline(0.5, color=style.CONTROL, linestyle=":", linewidth=1.3, label="chance")
     if ceiling is not None:
         ax.axvline(ceiling, color=style.CEILING, linestyle="--", linewidth=1.3, label=ceiling_text)
-    ax.set_xlim(min(0.4, *[row[1] - 0.06 for row in rows]), 1.02)
+    ax.set_xlim(min(0.4, *[row[1] - 0.06 if row[2] is None else row[2] - 0.02 for row in rows]), 1.02)
     style.legend_outside(ax)
     style.label(ax, title, "accuracy (share of pairs)")
     return fig
@@ -237,7 +237,7 @@ def draw_both_orders(shown_first: Sequence[float], shown_second: Sequence[float]
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     style.label(ax, "The same pair, asked twice", "P(chosen), shown as A", "P(chosen), shown as B")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), fontsize=8.5, frameon=False)
-    gap.hist(first - second, bins=31, color=style.SKY, edgecolor="white")
+    gap.hist(first - second, bins=np.linspace(-1, 1, 41), color=style.SKY, edgecolor="white")
     gap.axvline(0, color="black", linewidth=1)
     gap.axvline(
         (first - second).mean(), color=style.VERMILION, linestyle="--", label="mean: the pull of place A"

@@ -24,7 +24,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 # Policies and sections keep their colour from lesson to lesson.
 NAMED = {
     "sft": GREY, "online": BLUE, "offline": ORANGE, "annotator": PURPLE, "oracle": GREEN, "demonstrators": SKY,
-    "random": GREY, "weak": ORANGE, "ours": BLUE, "chat": BLUE, "chat-hard": ORANGE, "safety": GREEN, "reasoning": VERMILION, "all": BLACK,
+    "random": GREY, "weak": ORANGE, "ours": BLUE, "scalar": BLUE, "pairwise": ORANGE,
+    "chat": BLUE, "chat-hard": ORANGE, "safety": GREEN, "reasoning": VERMILION, "all": BLACK,
 }  # fmt: skip
 
 _LOOK = {
