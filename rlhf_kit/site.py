@@ -104,10 +104,19 @@ def _formulas(page: str) -> str:
 # ---------------------------------------------------------------- pages
 
 
+def _clean(page: str) -> str:
+    """HTML with the tags, attributes and styles above; everything else is escaped and so shown as text."""
+    import bleach
+    from bleach.css_sanitizer import CSSSanitizer
+
+    styles = CSSSanitizer(allowed_css_properties=STYLES)
+    protocols = {*bleach.ALLOWED_PROTOCOLS, "data"}
+    return bleach.clean(str(page), tags=set(TAGS), attributes=ATTRIBUTES, css_sanitizer=styles, protocols=protocols)
+
+
 def _render(path: Path) -> tuple[str, str]:
     """(title, HTML) of an executed notebook: its first heading and its cells."""
     from nbconvert import HTMLExporter
-    from traitlets.config import Config
 
     book = notebooks.read(path)
     book.cells = [c for c in book.cells if "injected-parameters" not in c.metadata.get("tags", [])]
@@ -118,7 +127,7 @@ def _render(path: Path) -> tuple[str, str]:
             title = re.sub(r"[`*_]", "", heading.group(1)).strip()
             break
     exporter = HTMLExporter(
-        config=Config({"SanitizeHTML": {"tags": TAGS, "attributes": ATTRIBUTES, "styles": STYLES}}),
+        filters={"clean_html": _clean},  # nbconvert's own list of tags has no headings and no table heads
         template_name="basic",
         sanitize_html=True,
         embed_images=True,
