@@ -4,7 +4,7 @@ PROFILE ?= laptop
 SEED ?= 0
 SEEDS ?= 0-7
 JOBS ?= 1
-EXPERIMENT ?= online-vs-offline
+EXPERIMENT ?= online_vs_offline
 ARGS ?=
 PY := .venv/bin/python
 
@@ -32,7 +32,7 @@ lab: env  ## open JupyterLab on the notebooks
 doctor: env  ## what this machine can do, which profile fits, what is missing
 	@$(PY) -m rlhf_kit doctor $(ARGS)
 
-sweep: env  ## one experiment over many seeds: make sweep EXPERIMENT=online-vs-offline SEEDS=0-7
+sweep: env  ## one experiment over many seeds: make sweep EXPERIMENT=online_vs_offline SEEDS=0-7
 	@$(PY) -m rlhf_kit sweep --experiment $(EXPERIMENT) --profile $(PROFILE) --seeds $(SEEDS) --jobs $(JOBS) $(ARGS)
 
 bench: env  ## how fast this machine trains and samples the course's models
