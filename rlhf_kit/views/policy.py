@@ -16,7 +16,7 @@ def draw_ranked(rewards: Sequence[float], gold: Sequence[float] | None, chosen: 
     """The samples of one prompt in the order of their reward, the pair marked; below, the gold of each if known."""
     order = np.argsort(-np.asarray(rewards, dtype=float), kind="stable")
     panels = 1 if gold is None else 2
-    fig, axes = style.figure(panels, 1, width=7.4, height=2.3, sharex=True)
+    fig, axes = style.figure(panels, 1, width=7.4, height=0.4 + 2.1 * panels, sharex=True)
     series = [("reward", rewards, style.PROXY, "reward (no unit)")]
     series += [] if gold is None else [("gold", gold, style.TRUTH, "gold (0 to 10)")]
     for ax, (_, values, color, unit) in zip(axes, series, strict=True):
@@ -87,7 +87,7 @@ def draw_wrong_by_section(rows: Sequence[Mapping]) -> Figure:
            error_kw={"capsize": 3})
     style.chance(ax, 0.5, "coin toss")
     ax.set_ylim(0, 1)
-    style.label(ax, "Wrong labels by section", "section", "share of pairs whose chosen answer is truly worse", legend=True)
+    style.label(ax, "Wrong labels by section", "section", "share of wrong labels", legend=True)
     return fig
 
 
