@@ -225,7 +225,8 @@ def draw_annotator_dials(
     probability(gap, **dial): the annotator's rule. settings: dial -> its values.
     """
     gaps = np.linspace(-6, 6, 121)
-    fig, axes = style.figure(1, len(settings), width=11.0, height=3.3, sharey=True)
+    title = "How each dial bends the annotator's choice, the others at rest"
+    fig, axes = style.figure(1, len(settings), width=11.0, height=3.6, sharey=True, title=title)
     for ax, (dial, values) in zip(axes, settings.items(), strict=True):
         for value, color, dashes in zip(
             values, (style.BLACK, style.BLUE, style.VERMILION), ("-", "--", "-."), strict=False

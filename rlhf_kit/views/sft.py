@@ -133,5 +133,7 @@ def draw_sharpening(
             style.ceiling(ax, ceiling, "oracle", style.TRUTH)
             ax.legend(frameon=False)
         ax.set_xlim(1.08, -0.08)
+        if "share" in text:
+            ax.set_ylim(0, 1.05)
         style.label(ax, text.split(" (")[0].capitalize(), "sampling temperature (0 = greedy)", text)
     return fig
