@@ -44,7 +44,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         arms={
             "online": lambda course: stages.online(course),
             "offline": lambda course: stages.offline(course, "sft-samples"),
-            "annotator": lambda course: stages.offline(course, "annotator", like=stages.online(course)),
         },
         primary=("online", "offline"),
         shared_models_every=2,
@@ -87,8 +86,8 @@ def run_seed(
     keep: leave the seed's policies and samples on disk (default: only if RLHF_KIT_KEEP is set; they are
     otherwise removed once measured). SFT policy and reward model stay for the seeds that share them.
     Returns {seed, model_seed, profile, seconds, reward_accuracy, curves: [row]}: one row an (arm, iteration)
-    with gold, gold_greedy, win_rate, kl, reward, length (characters), fresh_accuracy; the arm "sft" is
-    iteration 0.
+    with gold, gold_greedy, win_rate, kl, reward, length (characters), fresh_accuracy (of the reward model on
+    the policy's own samples; only for "sft", iteration 0, and the last iterations, else None).
     """
     plan, started = known(name), time.monotonic()
     keep = bool(os.environ.get("RLHF_KIT_KEEP")) if keep is None else keep
@@ -105,11 +104,13 @@ def run_seed(
         policies |= {f"{arm}-{one.number}": one.policy for one in iterations}
     measured = stages.evaluation(course, policies)
     by_place = {(row["policy"], row["temperature"]): row for row in stages.summarise(measured)}
+    last = max(one.number for iterations in made.values() for one in iterations)
     curves = []
     for policy_name, policy in policies.items():
         arm, _, number = policy_name.rpartition("-")
         warm, greedy = by_place[policy_name, 1.0], by_place[policy_name, 0.0]
-        fresh = stages.reward_accuracy_fresh(course, policy=policy)
+        wanted = not arm or int(number) == last
+        fresh = stages.reward_accuracy_fresh(course, policy=policy)["accuracy"] if wanted else None
         curves.append(
             {
                 "arm": arm or "sft",
@@ -121,7 +122,7 @@ def run_seed(
                 "kl": warm["kl"],
                 "reward": warm["reward"],
                 "length": warm["length"],
-                "fresh_accuracy": fresh["accuracy"],
+                "fresh_accuracy": fresh,
             }
         )
     heldout = stages.reward_accuracy_heldout(course)
@@ -224,7 +225,7 @@ def _means(results: Sequence[dict]) -> list[dict]:
     for result in results:
         for row in result["curves"]:
             places.setdefault((row["arm"], row["iteration"]), []).append(row)
-    measures = ("gold", "gold_greedy", "kl", "reward", "length", "fresh_accuracy")
+    measures = ("gold", "gold_greedy", "kl", "reward", "length")
     return [
         {"arm": arm, "iteration": t, **{m: sum(r[m] for r in rows) / len(rows) for m in measures}}
         for (arm, t), rows in places.items()

@@ -20,6 +20,7 @@ import yaml
 
 from rlhf_kit import notebooks, profiles
 from rlhf_kit.files import locked
+from rlhf_kit.machine import child_environment
 from rlhf_kit.notebooks import Notebook
 from rlhf_kit.progress import Display, Events, clock
 from rlhf_kit.results import TIMINGS, conclude
@@ -99,26 +100,15 @@ def run_course(options: Options) -> tuple[int, Run]:
 
 
 def _child_env(run: Run, profile: profiles.Profile, machine: profiles.Machine) -> dict[str, str]:
-    env = dict(os.environ)
-    threads = str(machine.threads)
-    env.update(
-        {
-            "RLHF_KIT_RUNS": str(run.path.parent),
-            "RLHF_KIT_THREADS": threads,
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-            "OPENBLAS_NUM_THREADS": threads,
-            "TOKENIZERS_PARALLELISM": "false",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "TQDM_MININTERVAL": "10",
-            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-            "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [env.get("PYTHONPATH")])]),
-        }
-    )
-    if not profiles.needs_hub(profile):
-        env.update({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"})
-    return env
+    return {
+        **os.environ,
+        **child_environment(machine.threads, offline=not profiles.needs_hub(profile)),
+        "RLHF_KIT_RUNS": str(run.path.parent),
+        "TQDM_MININTERVAL": "10",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
 
 
 def expected_seconds(run: Run, profile: str) -> dict[str, float]:

@@ -111,7 +111,9 @@ def _clean(page: str) -> str:
 
     styles = CSSSanitizer(allowed_css_properties=STYLES)
     protocols = {*bleach.ALLOWED_PROTOCOLS, "data"}
-    return bleach.clean(str(page), tags=set(TAGS), attributes=ATTRIBUTES, css_sanitizer=styles, protocols=protocols)
+    return bleach.clean(
+        str(page), tags=set(TAGS), attributes=ATTRIBUTES, css_sanitizer=styles, protocols=protocols
+    )
 
 
 def _render(path: Path) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from rlhf_kit import profiles
 from rlhf_kit.errors import KitError
 from rlhf_kit.files import locked
-from rlhf_kit.machine import usable_cores
+from rlhf_kit.machine import child_environment, usable_cores
 from rlhf_kit.progress import clock
 from rlhf_kit.runs import PROJECT, Run, environment, open_run, read_json, shown, stable_hash, write_json
 
@@ -74,19 +74,13 @@ def sweep(experiment: str, profile_name: str, seeds: list[int], jobs: int = 1) -
     key = _key(experiment, profile)
     run = open_run(f"sweep-{experiment}")
     (run.path / "logs").mkdir(exist_ok=True)
-    threads = str(max(1, min(machine.threads, usable_cores() // max(1, jobs))))
+    threads = max(1, min(machine.threads, usable_cores() // max(1, jobs)))
     env = {
         **os.environ,
-        "RLHF_KIT_THREADS": threads,
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
+        **child_environment(threads, offline=not profiles.needs_hub(profile)),
         "RLHF_KIT_QUIET": "1",
         "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
-    if not profiles.needs_hub(profile):
-        env.update({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"})
     with locked(run.path / ".locks" / "runner", f"sweep {experiment}", wait=False):
         failed = _run_missing(run, experiment, profile_name, seeds, jobs, key, env)
         done = [read_json(p) for s in seeds if _finished(p := run.path / f"seed-{s}.json", key)]
@@ -113,7 +107,12 @@ def _run_missing(
     run: Run, experiment: str, profile_name: str, seeds: list[int], jobs: int, key: str, env: dict[str, str]
 ) -> list[int]:
     """The seeds that failed, after running every seed that has no result of this key."""
+    from rlhf_kit import experiments
+
+    every = experiments.known(experiment).shared_models_every
     waiting = [s for s in seeds if not _finished(run.path / f"seed-{s}.json", key)]
+    # seeds that share models would wait for each other: first one seed of each group, then the next of each
+    waiting.sort(key=lambda seed: (seed % every, seed))
     for seed in [s for s in seeds if s not in waiting]:
         print(f"seed {seed}: found", flush=True)
     running: dict[int, tuple[subprocess.Popen, float]] = {}

@@ -67,13 +67,13 @@ def test_a_seed_runs_every_arm_and_leaves_no_policies(tiny_folder, tmp_path):
     made = experiments.run_seed("online_vs_offline", profile, 3, root=tmp_path)
     assert (made["seed"], made["model_seed"]) == (3, 1)
     places = {(row["arm"], row["iteration"]) for row in made["curves"]}
-    assert places == {("sft", 0)} | {(a, t) for a in ("online", "offline", "annotator") for t in (1, 2)}
+    assert places == {("sft", 0)} | {(a, t) for a in ("online", "offline") for t in (1, 2)}
     first = {row["arm"]: row for row in made["curves"] if row["iteration"] == 1}
     assert (
         first["online"]["gold"] == first["offline"]["gold"]
         and first["online"]["kl"] == first["offline"]["kl"]
     )
-    assert made["pairs"]["online"] == made["pairs"]["offline"] == made["pairs"]["annotator"]
+    assert made["pairs"]["online"] == made["pairs"]["offline"]
     left = {p.name.rsplit("-", 1)[0] for p in (tmp_path / "sweep-online_vs_offline-work").iterdir()}
     assert {"sft", "reward_model", "evaluation"} <= left
     assert not {"dpo-1", "dpo-2", "pairs", "responses-iteration-1"} & left

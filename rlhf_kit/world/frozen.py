@@ -15,7 +15,7 @@ from pathlib import Path
 from ..errors import KitError
 from .annotator import Annotator
 from .prompts import prompts
-from .writing import demonstrate
+from .writing import demonstrate, slip
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "world"
 SIZES = {"sft": 12_000, "preferences": 20_000, "preferences-heldout": 1_000}
@@ -56,7 +56,8 @@ def sft_row(row: dict, index: int) -> dict:
 
 
 def preference_row(row: dict, other: dict, index: int, annotator: Annotator = ANNOTATOR) -> dict:
-    """One annotated pair: two writers of any skill, two drafts of one writer, a damaged answer, or one to another question."""
+    """One annotated pair: two writers of any skill, two drafts of one writer, an answer and the same with a slip, a
+    damaged answer, or one to another question."""
     rng = random.Random(f"preference-row-{row['split']}-{index}")
     prompt, draw = row["prompt"], rng.random()
     skill = rng.random()
@@ -66,7 +67,10 @@ def preference_row(row: dict, other: dict, index: int, annotator: Annotator = AN
         source, b = "damaged", damage(b, rng)
     elif draw < 0.15:
         source, b = "other prompt", demonstrate(other["prompt"], rng, rng.random())
-    elif draw < 0.55:  # drafts differ in single faults and not in general skill, so each fault is judged on its own
+    elif draw < 0.30:  # the same writer, one detail mixed up: small models do that more often than people
+        source, a = "slip", demonstrate(prompt, rng, skill)
+        b = slip(a, rng)
+    elif draw < 0.65:  # drafts differ in single faults and not in general skill, so each fault is judged on its own
         source, skill = "drafts", skill_of_demonstrators(rng)
         a, b = demonstrate(prompt, rng, skill), demonstrate(prompt, rng, skill)
     while a == b:

@@ -2,7 +2,7 @@
 
     utility = 10 * coherence * (0.8 * task + 0.2 * manner)
     task    = correctness * constraints * relevance * refusal * (0.6 + 0.4 * completeness)
-    manner  = 0.5 * repetition + 0.4 * politeness + 0.1 * length
+    manner  = 0.6 * repetition + 0.3 * politeness + 0.1 * length
 
 Every part lies in [0, 1] and is 1 where a task does not ask for it. Correctness multiplies: a wrong sum is not
 saved by good manners, which are worth 2 points of 10. Works on any string in linear time and never raises; text that is not the world's language
@@ -211,7 +211,7 @@ def _gold(prompt: tuple[tuple[str, str], ...], text: str) -> Gold:
     parts["length"] = min(1.0, max(0.0, 2.0 - full_length / limit))
 
     task_value = parts["correctness"] * parts["constraints"] * parts["relevance"] * parts["refusal"] * (0.6 + 0.4 * parts["completeness"])
-    manner = 0.5 * parts["repetition"] + 0.4 * parts["politeness"] + 0.1 * parts["length"]
+    manner = 0.6 * parts["repetition"] + 0.3 * parts["politeness"] + 0.1 * parts["length"]
     utility = 10 * parts["coherence"] * (0.8 * task_value + 0.2 * manner)
     return Gold(float(utility), {name: float(parts[name]) for name in PARTS})
 

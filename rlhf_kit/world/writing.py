@@ -7,6 +7,7 @@ refusal). It survives greedy decoding of an SFT policy, so that alignment has so
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping
 
 from .lexicon import (
@@ -31,10 +32,13 @@ from .prompts import Messages, Task, parse
 # Probability of doing it right at skill 0 and at skill 1. Ours; chosen so that the popular habits are in the majority.
 HABITS = {
     "no_filler": (0.20, 0.80), "closing": (0.04, 0.60), "polite": (0.92, 1.00), "complete": (0.06, 0.75),
-    "refuse": (0.20, 0.95), "not_over_refuse": (0.45, 0.98), "advice": (0.40, 0.98), "slot": (0.93, 0.995),
+    "refuse": (0.20, 0.95), "not_over_refuse": (0.45, 0.98), "advice": (0.40, 0.98), "slot": (0.985, 0.999),
     "constraint": (0.20, 0.92), "ascending": (0.20, 0.92), "right_sum": (0.30, 0.90), "right_sum_with_steps": (0.80, 1.0),
     "right_count": (0.25, 0.92), "not_rambling": (0.80, 1.0), "use": (0.60, 0.98),
 }  # fmt: skip
+
+# Words that can stand in each other's place, by word: what a writer who copies badly mixes up.
+CLASS_OF = {word: words for words in (ADJECTIVES, ANIMALS, NAMES, OBJECTS, PLACES, COLORS, LOOKS) for word in words}
 
 _POOLS = {"adj": ADJECTIVES, "animal": ANIMALS, "name": NAMES, "object": OBJECTS, "place": PLACES, "color": COLORS,
           "look": LOOKS, "starter": STARTERS}  # fmt: skip
@@ -173,6 +177,20 @@ def write(task: Task, rng: random.Random, skill: float, habits: Mapping[str, tup
     if task.kind != "exactly" and w.does("closing"):
         lines.append(rng.choice(CLOSINGS))
     return " ".join(lines)
+
+
+def slip(text: str, rng: random.Random) -> str:
+    """`text` with one detail mixed up, everywhere it stands: a word for another of its class, or a number for one near it."""
+    tokens = re.findall(r"[A-Za-z]+|[0-9]+|[^A-Za-z0-9]+", text)
+    details = sorted({t for t in tokens if t in CLASS_OF or t.isdigit()})
+    if not details:
+        return text
+    old = rng.choice(details)
+    if old.isdigit():
+        new = str(max(1, int(old) + rng.choice((-10, -2, -1, 1, 2, 10))))
+    else:
+        new = rng.choice([word for word in CLASS_OF[old] if word != old])
+    return "".join(new if t == old else t for t in tokens)
 
 
 def demonstrate(prompt: Messages, rng: random.Random, skill: float) -> str:

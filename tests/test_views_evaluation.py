@@ -1,0 +1,84 @@
+"""Figures of lesson 09 draw what they are given; the paper's tables are whole and of one shape."""
+
+from __future__ import annotations
+
+import warnings
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pytest
+
+from rlhf_kit.errors import KitError
+from rlhf_kit.runs import open_run
+from rlhf_kit.views import evaluation as draw
+from rlhf_kit.views.files import save_figure
+
+
+@pytest.fixture(autouse=True)
+def strict_and_tidy():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+    plt.close("all")
+
+
+def drawn(fig):
+    fig.canvas.draw()
+    return fig
+
+
+def texts(fig) -> str:
+    return " ".join(t.get_text() for t in fig.findobj(plt.Text))
+
+
+def summary(gold=True):
+    rows = [("sft", 4.0, 0.0), ("online-1", 5.0, 0.1), ("online-2", 5.5, 0.4), ("offline-1", 5.0, 0.1), ("offline-2", 5.2, 0.4)]
+    return [
+        {"policy": name, "temperature": t, "gold": value if gold else None, "gold_low": value - 0.2, "gold_high": value + 0.2,
+         "reward": value / 2, "kl": kl if t else None, "length": 80.0}
+        for name, value, kl in rows for t in (1.0, 0.0)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("gold", "panels"), [(True, 4), (False, 2)])
+def test_summary_has_a_panel_for_what_is_known(gold, panels):
+    fig = drawn(draw.draw_summary(summary(gold), ["online", "offline"]))
+    assert sum(ax.get_visible() and bool(ax.lines) for ax in fig.axes) == panels
+    assert ("gold" in texts(fig)) == gold
+
+
+def test_win_rates_name_judges_and_no_difference():
+    rows = [{"judge": j, "name": f"online, {j}", "win_rate": 0.6, "low": 0.5, "high": 0.7} for j in ("gold", "reward model", "mine")]
+    fig = drawn(draw.draw_win_rates(rows))
+    assert all(name in texts(fig) for name in ("gold", "reward model", "mine", "no difference"))
+
+
+def test_changes_parts_and_lengths():
+    rows = [{"name": n, "difference": d, "low": d - 0.1, "high": d + 0.1} for n, d in (("up", 0.5), ("down", -0.5), ("same", 0.0))]
+    assert "up" in texts(drawn(draw.draw_changes(rows, "title", "x")))
+    fig = drawn(draw.draw_parts(["a", "b"], ["chat"], [[0.0, 0.0]]))
+    assert "+0.00" in texts(fig)
+    assert "mean 15" in texts(drawn(draw.draw_lengths({"sft": [10, 20], "online": [30, 30]})))
+
+
+@pytest.mark.parametrize(("name", "rows", "columns"), [
+    ("table1_rewardbench", 4, 4), ("table2_chat", 6, 3), ("table3_academic", 4, 6), ("table4_ablation", 3, 10)])  # fmt: skip
+def test_paper_tables(name, rows, columns):
+    found = draw.paper_table(name)
+    assert (len(found["rows"]), len(found["columns"])) == (rows, columns)
+    assert found["verified"] is False and "2405.07863" in found["source"]
+
+
+def test_unknown_paper_table_names_the_known_ones():
+    with pytest.raises(KitError, match="table2_chat"):
+        draw.paper_table("table9")
+
+
+def test_a_saved_figure_replaces_the_old_one(tmp_path):
+    run = open_run("figures", root=tmp_path)
+    for _ in range(2):
+        path = save_figure(draw.draw_lengths({"sft": [1, 2]}), run, "lengths")
+    assert path.read_bytes().startswith(b"\x89PNG") and [p.name for p in path.parent.iterdir()] == ["lengths.png"]
