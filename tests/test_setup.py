@@ -147,7 +147,8 @@ def test_seeds_are_ranges_and_lists():
 def experiments(tmp_path, monkeypatch):
     """A stand-in for rlhf_kit.experiments, in this process and in the seeds' own."""
     source = (
-        "import os\n"
+        "import os, types\n"
+        "def known(name): return types.SimpleNamespace(shared_models_every=2)\n"
         "def run_seed(name, profile, seed):\n"
         "    if seed == 2: raise RuntimeError('seed two fails')\n"
         "    return {'value': seed * 10, 'pid': os.getpid()}\n"
