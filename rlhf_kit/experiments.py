@@ -46,7 +46,6 @@ EXPERIMENTS: dict[str, Experiment] = {
             "offline": lambda course: stages.offline(course, "sft-samples"),
         },
         primary=("online", "offline"),
-        shared_models_every=2,
     ),
     "reference_and_start": Experiment(
         question="Does the fixed SFT reference with warm start beat the other three cells of the 2x2?",
@@ -86,8 +85,9 @@ def run_seed(
     keep: leave the seed's policies and samples on disk (default: only if RLHF_KIT_KEEP is set; they are
     otherwise removed once measured). SFT policy and reward model stay for the seeds that share them.
     Returns {seed, model_seed, profile, seconds, reward_accuracy, curves: [row]}: one row an (arm, iteration)
-    with gold, gold_greedy, win_rate, kl, reward, length (characters), fresh_accuracy (of the reward model on
-    the policy's own samples; only for "sft", iteration 0, and the last iterations, else None).
+    with gold, gold_greedy, win_rate, kl, reward, length (characters), label_accuracy (share of the pairs that this
+    policy was trained on whose order agrees with gold; None for "sft"), and steps (optimizer steps).
+    fresh_accuracy: of the reward model on the SFT policy's own samples.
     """
     plan, started = known(name), time.monotonic()
     keep = bool(os.environ.get("RLHF_KIT_KEEP")) if keep is None else keep
@@ -104,13 +104,16 @@ def run_seed(
         policies |= {f"{arm}-{one.number}": one.policy for one in iterations}
     measured = stages.evaluation(course, policies)
     by_place = {(row["policy"], row["temperature"]): row for row in stages.summarise(measured)}
-    last = max(one.number for iterations in made.values() for one in iterations)
+    _check_equal(made, seed)
+    right = {
+        f"{arm}-{one.number}": stages.label_accuracy(course, one.pairs)["accuracy"]
+        for arm, iterations in made.items()
+        for one in iterations
+    }
     curves = []
     for policy_name, policy in policies.items():
         arm, _, number = policy_name.rpartition("-")
         warm, greedy = by_place[policy_name, 1.0], by_place[policy_name, 0.0]
-        wanted = not arm or int(number) == last
-        fresh = stages.reward_accuracy_fresh(course, policy=policy)["accuracy"] if wanted else None
         curves.append(
             {
                 "arm": arm or "sft",
@@ -122,7 +125,8 @@ def run_seed(
                 "kl": warm["kl"],
                 "reward": warm["reward"],
                 "length": warm["length"],
-                "fresh_accuracy": fresh,
+                "label_accuracy": right.get(policy_name),
+                "steps": policy.manifest["facts"]["steps"],
             }
         )
     heldout = stages.reward_accuracy_heldout(course)
@@ -131,6 +135,7 @@ def run_seed(
         "model_seed": model_seed,
         "profile": course.profile.name,
         "reward_accuracy": {k: heldout[k] for k in ("accuracy", "ceiling", "gold_accuracy") if k in heldout},
+        "fresh_accuracy": stages.reward_accuracy_fresh(course)["accuracy"],
         "pairs": {arm: [len(one.pairs.rows()) for one in iterations] for arm, iterations in made.items()},
         "curves": curves,
         "seconds": round(time.monotonic() - started, 1),
@@ -138,6 +143,13 @@ def run_seed(
     if not keep:
         _release(course, made)
     return result
+
+
+def _check_equal(made: dict[str, list[Iteration]], seed: int) -> None:
+    """KitError unless every arm took equally many optimizer steps in each iteration: else budgets are compared."""
+    steps = {arm: [one.policy.manifest["facts"]["steps"] for one in its] for arm, its in made.items()}
+    if len({tuple(counts) for counts in steps.values()}) > 1:
+        raise KitError(f"seed {seed}: the arms took different numbers of steps ({steps}); lower labeling.max_pairs")
 
 
 def _release(course: Course, made: dict[str, list[Iteration]]) -> None:
@@ -171,7 +183,7 @@ def summarise(name: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for result in sorted(results, key=lambda r: r["seed"]):
         last = {arm: _last(result, arm) for arm in plan.primary}
         line = {"seed": result["seed"], "model_seed": result["model_seed"]}
-        for measure in ("gold", "gold_greedy", "kl", "length", "reward", "fresh_accuracy"):
+        for measure in ("gold", "gold_greedy", "kl", "length", "reward", "label_accuracy"):
             line |= {f"{measure}_{arm}": last[arm][measure] for arm in plan.primary}
             line[f"{measure}_difference"] = last[treatment][measure] - last[control][measure]
         per_seed.append(line)

@@ -48,7 +48,8 @@ def select_pairs(
         policy to stop in mid-sentence).
 
     Returns rows {prompt_id, prompt, chosen, rejected, chosen_reward, rejected_reward, chosen_length,
-    rejected_length, rule}: texts are str, rewards are *before* the penalty, lengths in `length_unit`.
+    rejected_length, rule, chosen_finish, rejected_finish}: texts are str, rewards are *before* the penalty,
+    lengths in `length_unit`, finish reasons "stop", "length" or None where the responses carry none.
     Order inside a prompt's list does not matter: random rules draw by (seed, prompt_id).
     Raises KitError for an unknown rule or unit, counts that do not match, and rewards that are not finite.
     """
@@ -129,6 +130,8 @@ def _pair(group, rule, length_penalty, length_unit, min_margin, seed, drop_trunc
         "chosen_length": int(best["length"]),
         "rejected_length": int(other["length"]),
         "rule": rule,
+        "chosen_finish": best.get("finish_reason"),
+        "rejected_finish": other.get("finish_reason"),
     }, ""
 
 

@@ -126,7 +126,7 @@ def folder_steps(
             labeling.min_margin,
             seed=seed,
             prompts=prompts,
-        )
+        )[: labeling.max_pairs]
 
     def train(start, reference, pairs, t):
         from datasets import Dataset

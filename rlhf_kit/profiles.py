@@ -112,6 +112,7 @@ class Labeling(_Section):
     length_penalty: float = Field(0.0, ge=0)  # reward per unit of length, paper eq. 9
     length_unit: Literal["chars", "words", "tokens"] = "chars"
     min_margin: float = Field(0.0, ge=0)
+    max_pairs: int | None = Field(None, gt=0)  # keep the first so many pairs; null keeps all
 
 
 class Dpo(Training):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from rlhf_kit.course import Course, changed, model_folder
@@ -162,7 +163,7 @@ def scores(
 def pairs(course: Course, responses: Stage, scores: Stage, **overrides: Any) -> Stage:
     """One (chosen, rejected) pair a prompt by the profile's labelling rule: rows of design "pairs".
 
-    overrides: rule, length_penalty, length_unit, min_margin. The ledger says which prompts gave no pair, and
+    overrides: rule, length_penalty, length_unit, min_margin, max_pairs. The ledger says which prompts gave no pair, and
         why.
     """
     section = changed(course.profile.labeling, overrides, "labeling")
@@ -173,7 +174,7 @@ def pairs(course: Course, responses: Stage, scores: Stage, **overrides: Any) -> 
         rows, ledger = labeling.select_pairs_with_ledger(
             responses.rows().to_list(),
             scores.rows().to_list(),
-            **section.model_dump(),
+            **section.model_dump(exclude={"max_pairs"}),
             seed=course.seed,
             prompts=responses.rows("prompts.parquet").to_list(),
         )
@@ -181,6 +182,10 @@ def pairs(course: Course, responses: Stage, scores: Stage, **overrides: Any) -> 
             raise KitError(
                 f"no pair is left of {ledger.rows_in} prompts ({ledger.dropped}); lower min_margin"
             )
+        beyond = rows[section.max_pairs :] if section.max_pairs else []
+        if beyond:
+            rows = rows[: section.max_pairs]
+            ledger = replace(ledger, rows_out=len(rows), dropped=ledger.dropped | {"beyond max_pairs": len(beyond)})
         write_rows(folder, rows)
         return ledger
 

@@ -14,8 +14,9 @@ import time
 from pathlib import Path
 
 from rlhf_kit import profiles
+from rlhf_kit.course import source_key
 from rlhf_kit.errors import KitError
-from rlhf_kit.files import locked
+from rlhf_kit.files import code_hash, locked
 from rlhf_kit.machine import child_environment, usable_cores
 from rlhf_kit.progress import clock
 from rlhf_kit.runs import PROJECT, Run, environment, open_run, read_json, shown, stable_hash, write_json
@@ -32,8 +33,11 @@ def parse_seeds(text: str) -> list[int]:
     return sorted(set(seeds))
 
 
-def _key(experiment: str, profile: profiles.Profile) -> str:
-    return stable_hash(experiment, profile.model_dump(mode="json"))
+def result_key(experiment: str, profile: profiles.Profile) -> str:
+    """What recorded numbers belong to: the settings that decide them, the base model's bytes, the world's source."""
+    settings = profile.model_dump(mode="json", exclude={"pairwise", "evaluation"})
+    world = code_hash([PROJECT / "rlhf_kit" / "world" / "__init__.py"])
+    return stable_hash(experiment, settings, profile.evaluation.samples, source_key(profile.model.path), world)
 
 
 def _finished(path: Path, key: str) -> bool:
@@ -50,7 +54,7 @@ def run_one(experiment: str, profile_name: str, seed: int, out: str) -> None:
     write_json(
         out,
         {
-            "key": _key(experiment, profile),
+            "key": result_key(experiment, profile),
             "experiment": experiment,
             "profile": profile.name,
             "seed": seed,
@@ -71,7 +75,7 @@ def sweep(experiment: str, profile_name: str, seeds: list[int], jobs: int = 1) -
 
     profile = profiles.load_profile(profile_name)
     machine = profiles.resolve(profile)
-    key = _key(experiment, profile)
+    key = result_key(experiment, profile)
     run = open_run(f"sweep-{experiment}")
     (run.path / "logs").mkdir(exist_ok=True)
     threads = max(1, min(machine.threads, usable_cores() // max(1, jobs)))
@@ -94,7 +98,9 @@ def sweep(experiment: str, profile_name: str, seeds: list[int], jobs: int = 1) -
                 {
                     "experiment": experiment,
                     "profile": profile.name,
+                    "key": key,
                     "seeds": [d["seed"] for d in done],
+                    "failed_seeds": failed,
                     **summary,
                 },
             )

@@ -143,15 +143,21 @@ def reward_encoder(tokenizer, max_length: int) -> Callable[[dict, int], dict]:
 
 
 def dpo_encoder(tokenizer, max_length: int) -> Callable[[dict, int], dict]:
-    """pair -> prompt_ids, chosen_ids and rejected_ids, the latter two the answers alone, EOS included."""
+    """pair -> prompt_ids, chosen_ids and rejected_ids, the latter two the answers alone, EOS included.
+
+    An answer that was cut off at the token limit (`chosen_finish` or `rejected_finish` is "length") keeps no EOS: the
+    policy never wrote one there, and must not learn to stop in mid-sentence.
+    """
 
     def encode(row, number):
-        start, chosen, rejected = _sides(tokenizer, row, max_length)
-        return {
-            "prompt_ids": start,
-            "chosen_ids": chosen[len(start) :],
-            "rejected_ids": rejected[len(start) :],
-        }
+        start, *sides = _sides(tokenizer, row, max_length)
+        made = {"prompt_ids": start}
+        for name, ids in zip(("chosen", "rejected"), sides, strict=True):
+            cut = row.get(f"{name}_finish") == "length" and ids[-1] == tokenizer.eos_token_id
+            made[f"{name}_ids"] = ids[len(start) : len(ids) - cut]
+        if not made["chosen_ids"] or not made["rejected_ids"] or made["chosen_ids"] == made["rejected_ids"]:
+            raise Drop(SAME)
+        return made
 
     return encode
 

@@ -12,7 +12,7 @@ from rlhf_kit.errors import KitError
 
 def result(seed, online, offline, model_seed=None):
     def row(arm, iteration, gold):
-        rest = {"kl": 1.0, "length": 80.0, "reward": 0.5, "fresh_accuracy": 0.8}
+        rest = {"kl": 1.0, "length": 80.0, "reward": 0.5, "label_accuracy": 0.8}
         return {"arm": arm, "iteration": iteration, "gold": gold, "gold_greedy": gold + 1, **rest}
 
     curves = [row("sft", 0, 5.0), row("online", 1, 9.9), row("offline", 1, 0.0),
@@ -65,7 +65,7 @@ def test_a_seed_runs_every_arm_and_leaves_no_policies(tiny_folder, tmp_path):
         "dpo.batch_size": 4, "evaluation.bootstrap": 20,
     })  # fmt: skip
     made = experiments.run_seed("online_vs_offline", profile, 3, root=tmp_path)
-    assert (made["seed"], made["model_seed"]) == (3, 1)
+    assert (made["seed"], made["model_seed"]) == (3, 3)
     places = {(row["arm"], row["iteration"]) for row in made["curves"]}
     assert places == {("sft", 0)} | {(a, t) for a in ("online", "offline") for t in (1, 2)}
     first = {row["arm"]: row for row in made["curves"] if row["iteration"] == 1}
