@@ -1,3 +1,9 @@
 """RLHF Workflow (arXiv 2405.07863) as a notebook-first course: a thin helper package under the notebooks."""
 
+import os
+
 __version__ = "0.1.0"
+
+# Idle OpenMP threads of PyTorch on Linux spin for a moment and then sleep. At the default they spin for long, and a
+# second busy process on the machine then slows a training down tenfold. Read when PyTorch is first imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")

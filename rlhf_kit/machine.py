@@ -57,8 +57,7 @@ def child_environment(threads: int, offline: bool) -> dict[str, str]:
     """Environment variables for a process that computes: its threads, no telemetry, memory that is kept.
 
     The allocator keeps freed memory instead of handing it back after every batch (page faults were a quarter
-    of the time). An idle thread spins for a moment and then sleeps: two threads then train half as fast again as
-    with threads that sleep at once, and two processes can still share the cores.
+    of the time). How long idle threads spin is set in `rlhf_kit/__init__.py`.
     """
     count = str(threads)
     env = dict.fromkeys(
@@ -66,7 +65,7 @@ def child_environment(threads: int, offline: bool) -> dict[str, str]:
     )
     env |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
     env |= {"MALLOC_TOP_PAD_": "268435456", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
-    env |= {"MALLOC_MMAP_THRESHOLD_": "4000000000", "GOMP_SPINCOUNT": "1000"}
+    env |= {"MALLOC_MMAP_THRESHOLD_": "4000000000", "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000")}
     if offline:
         env |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     return env
