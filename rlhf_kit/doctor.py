@@ -8,12 +8,13 @@ import shutil
 import sys
 import time
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from rlhf_kit import profiles
 from rlhf_kit.errors import KitError
 from rlhf_kit.files import PROJECT, project_path
-from rlhf_kit.machine import cpu_bf16, has_vllm, usable_cores
+from rlhf_kit.machine import cpu_bf16, usable_cores
 
 # Gigabytes that a profile needs: memory of the machine, free disk for its run.
 NEEDS = {
@@ -81,8 +82,8 @@ def missing_for(profile: profiles.Profile) -> list[str]:
         missing.append(
             f"a GPU with {profile.gpu_memory_gb:.0f} GB (the largest has {max(g[1] for g in gpus):.0f})"
         )
-    if profile.sampling.backend == "vllm" and not has_vllm():
-        missing.append("vLLM (pip install -r requirements-gpu.txt)")
+    if profile.sampling.backend == "vllm":
+        missing.append("sampling with vLLM, which the kit does not have yet (sampling.backend: auto)")
     if profile.name == "paper" and len(gpus) < 8:
         missing.append(f"8 GPUs (there are {len(gpus)})")
     for name in filter(None, (profile.model.path, profile.model.tokenizer)):
@@ -115,7 +116,8 @@ def doctor(profile_name: str | None = None) -> tuple[int, str]:
                 "old; remove .venv and run make again"
             )
     lines.append(f"  bf16 on the CPU: {cpu_bf16()[1]}")
-    lines.append(f"  vLLM: {'installed' if has_vllm() else 'not installed (only the GPU profiles want it)'}")
+    vllm = "installed" if find_spec("vllm") else "not installed"
+    lines.append(f"  vLLM: {vllm} (the kit does not sample with it yet)")
     problems = wrong_versions()
     lines.append("packages" if problems else "packages: as pinned")
     lines += [f"  {p}" for p in problems]

@@ -82,16 +82,10 @@ def cpu_bf16() -> tuple[bool, str]:
     return False, "the CPU has neither AMX nor AVX512-BF16, so bf16 would be slower than float32"
 
 
-def has_vllm() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("vllm") is not None
-
-
 def resolve(profile: Profile) -> Machine:
     """Device, number formats, threads and sampling backend for this profile on this machine, with reasons.
 
-    KitError when the profile requires a GPU and there is none, or asks for vLLM where it is not installed.
+    KitError when the profile requires a GPU and there is none, or asks for vLLM, which is still to come.
     """
     import torch
 
@@ -128,21 +122,16 @@ def resolve(profile: Profile) -> Machine:
         dtype, reasons["dtype"] = "float32", "weights stay in float32 on a CPU"
         autocast, reasons["autocast_bf16"] = cpu_bf16()
     backend, wanted = "transformers", profile.sampling.backend
-    if wanted == "vllm" and not has_vllm():
+    if wanted == "vllm":
         raise KitError(
-            "sampling.backend is vllm, but vLLM is not installed; install requirements-gpu.txt or say auto"
+            "sampling.backend is vllm, and the kit cannot sample with vLLM yet; say auto or transformers"
         )
-    if wanted == "vllm" or (wanted == "auto" and device == "cuda" and profile.requires_gpu and has_vllm()):
-        backend = "vllm"
-        reasons["backend"] = (
-            "the profile asks for vLLM" if wanted == "vllm" else "vLLM is installed and the models are large"
-        )
-    elif wanted == "transformers":
+    if wanted == "transformers":
         reasons["backend"] = "the profile asks for it"
     else:
         reasons["backend"] = (
             "models this small sample fast enough with transformers"
             if not profile.requires_gpu
-            else "vLLM is not installed"
+            else "the kit cannot sample with vLLM yet"
         )
     return Machine(device, dtype, autocast, threads, backend, reasons)

@@ -278,8 +278,8 @@ def _check(profile: Profile, where: str) -> None:
         )
 
 
-def needs_hub(profile: Profile) -> bool:
-    """True if a model or data set of the profile is not found on this machine and so is a hub id."""
+def sources(profile: Profile) -> list[str]:
+    """Every file, folder or hub id that the profile names."""
     names = [
         profile.model.path,
         profile.model.tokenizer,
@@ -289,4 +289,9 @@ def needs_hub(profile: Profile) -> bool:
     ]
     for section in (profile.sft, profile.reward, profile.pairwise, profile.dpo):
         names += [section.start, section.released]
-    return any(name and not project_path(name).exists() for name in names)
+    return [name for name in names if name]
+
+
+def needs_hub(profile: Profile) -> bool:
+    """True if a model or data set of the profile is not found on this machine and so is a hub id."""
+    return any(not project_path(name).exists() for name in sources(profile))

@@ -89,10 +89,7 @@ def run_course(options: Options) -> tuple[int, Run]:
             profile.model_dump(mode="json"),
             notebooks.code_key(),
             environment()["versions"],
-            [
-                notebooks.local_key(x)
-                for x in (profile.model.path, profile.data.preferences, profile.data.sft)
-            ],
+            [notebooks.local_key(path) for path in profiles.sources(profile)],
         )
         status = _execute_all(run, books, injected, shared, _child_env(run, profile, machine), options.again)
         status = max(status, conclude(run))

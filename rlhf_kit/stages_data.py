@@ -40,8 +40,20 @@ def _world_preferences(course: Course) -> Stage:
             ledgers.append(Ledger(f"preferences-{file}", size, n, dropped))
         return ledgers
 
-    params = {"annotator": data.annotator, "pairs": data.preference_pairs, "heldout": data.heldout_pairs}
+    params = {
+        "annotator": data.annotator,
+        "pairs": data.preference_pairs,
+        "heldout": data.heldout_pairs,
+        "files": [_frozen_key(name) for name in ("preferences", "preferences-heldout")],
+    }
     return course.stage("preferences", build, params=params, code=["world"])
+
+
+def _frozen_key(name: str) -> str:
+    """The content key of a frozen set of the world."""
+    from rlhf_kit.world import frozen
+
+    return source_key(str(frozen.FOLDER / f"{name}.parquet"))
 
 
 def _annotated(name: str, n: int, dials: Any) -> tuple[Any, int]:
@@ -127,6 +139,7 @@ def demonstrations(course: Course) -> Stage:
 
     params = {"rows": data.sft_rows}
     if data.kind == "world":
+        params["file"] = _frozen_key("sft")
         return course.stage("demonstrations", world_rows, params=params, code=["world"])
     pairs = preferences(course)
     if data.sft:

@@ -129,7 +129,8 @@ def _answers(
                 if t > 0
             },
         )
-        return Ledger("answers", len(rows), len(rows))
+        asked_for = sum(len(asked) * (course.profile.evaluation.samples if t else 1) for t in temperatures)
+        return Ledger("answers", asked_for, len(rows))
 
     params = {
         "temperatures": temperatures,
@@ -139,7 +140,7 @@ def _answers(
         "seed": course.seed,
     }
     inputs = {"policy": policy, "reference": reference, "reward": reward, "prompts": table}
-    code = [*SAMPLING, "rewards", *(["world"] if world_known else [])]
+    code = ["stages_eval", *SAMPLING, "rewards", *(["world"] if world_known else [])]
     return course.stage("answers", build, inputs=inputs, params=params, code=code)
 
 

@@ -11,7 +11,7 @@ from rlhf_kit.runs import Stage, derive_seed, project_path, write_json
 from rlhf_kit.stages_data import demonstrations, preferences
 
 # Modules whose source decides what training makes: part of the content keys.
-TRAINING = ("training", "training_common", "training_rows", "batching", "chat", "models")
+TRAINING = ("stages_policy", "training", "training_common", "training_rows", "batching", "chat", "models")
 
 
 def sft(course: Course, **overrides: Any) -> Stage:
@@ -32,7 +32,13 @@ def sft(course: Course, **overrides: Any) -> Stage:
         )
 
     seed = derive_seed(course.model_seed, "sft")
-    params = {"settings": section, "seed": seed, "base": base_key(course), "start": source_key(section.start)}
+    params = {
+        "settings": section,
+        "seed": seed,
+        "base": base_key(course),
+        "start": source_key(section.start),
+        "max_length": course.profile.model.max_length,
+    }
     return course.stage("sft", build, inputs={"demonstrations": rows}, params=params, code=TRAINING)
 
 
@@ -98,6 +104,7 @@ def _preference_trained(course, name, section_name, trainer, n_pairs, start, mod
         "pairs": n_pairs,
         "start": source_key(section.start),
         "max_length": course.profile.model.max_length,
+        "lora": course.profile.model.lora,
         "trainer": trainer,
     }
     return course.stage(name, build, inputs=inputs, params=params, code=TRAINING)
@@ -138,6 +145,7 @@ def dpo(
         "seed": seed,
         "iteration": iteration,
         "max_length": course.profile.model.max_length,
+        "lora": course.profile.model.lora,
     }
     return course.stage(f"dpo-{iteration}", build, inputs=inputs, params=params, code=TRAINING)
 

@@ -71,8 +71,9 @@ def reward_test(course: Course, model: Stage | None = None, scorer: str = "bt") 
         "scorer": scorer,
         "annotator": course.profile.data.annotator,
         "seed": course.seed if scorer == "random" else None,
+        "max_length": course.profile.model.max_length,
     }
-    code = [*SCORING, *(["world"] if known else [])]
+    code = ["stages_reward", *SCORING, *(["world"] if known else [])]
     return course.stage(f"reward-test-{scorer}", build, inputs=inputs, params=params, code=code)
 
 

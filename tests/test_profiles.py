@@ -148,9 +148,6 @@ def test_a_gpu_profile_without_a_gpu_is_refused(monkeypatch):
         profiles.resolve(profiles.load_profile("gpu"))
 
 
-def test_vllm_that_is_not_installed_is_refused(monkeypatch):
-    from rlhf_kit import machine
-
-    monkeypatch.setattr(machine, "has_vllm", lambda: False)
-    with pytest.raises(KitError, match="vLLM is not installed"):
+def test_vllm_is_refused_before_anything_starts():
+    with pytest.raises(KitError, match="cannot sample with vLLM yet; say auto"):
         profiles.resolve(profiles.load_profile("laptop", {"sampling.backend": "vllm"}))
