@@ -77,7 +77,7 @@ def _pairs(profile: Profile) -> str:
     if fitting < needed:
         raise KitError(
             f"{data.preferences}: {fitting} of its {kept:,} usable pairs fit into model.max_length = "
-            f"{profile.model.max_length} tokens; training, held-out pairs and prompts together need {needed}: "
+            f"{profile.model.max_length} tokens; training, held-out pairs and prompts need {needed}: "
             "give more or shorter pairs, or a model that reads longer texts"
         )
     return "\n".join(lines)

@@ -258,7 +258,8 @@ class Run:
             os.replace(partial, final)
         lost = [str(x) for x in ledgers if sum(x.dropped.values())]
         self._event(stage=name, key=key, event="made", seconds=seconds, lost=lost)
-        self._say("\n".join([f"{name}: made in {seconds:.0f} s -> {shown(final)}", *(f"  {x}" for x in lost)]))
+        told = [f"{name}: made in {seconds:.0f} s -> {shown(final)}", *(f"  {ledger}" for ledger in lost)]
+        self._say("\n".join(told))
         return Stage(name, key, final, read_json(final / "manifest.json"), cached=False)
 
     def _found(self, name: str, key: str, final: Path) -> Stage:

@@ -36,8 +36,8 @@ from rlhf_kit.stages_reward import (
 
 __all__ = [
     "annotator_pairs", "assert_disjoint", "assert_fixed_reference", "best_of_n", "Course", "demonstrations",
-    "dpo", "evaluation", "finish", "Iteration", "label_accuracy", "left_out", "model_folder", "offline", "online",
-    "pair_fits", "pairs", "pairwise_model", "preferences", "prompt_table", "prompts", "responses",
+    "dpo", "evaluation", "finish", "Iteration", "label_accuracy", "left_out", "model_folder", "offline",
+    "online", "pair_fits", "pairs", "pairwise_model", "preferences", "prompt_table", "prompts", "responses",
     "reward_accuracy_fresh", "reward_accuracy_heldout", "reward_accuracy_on", "reward_model", "reward_test",
     "scorer_of", "scores", "sft", "skills", "start", "summarise", "with_prompts",
 ]  # fmt: skip

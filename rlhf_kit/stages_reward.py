@@ -113,7 +113,8 @@ def _fits(course: Course, judge: Any, row: Mapping) -> bool:
         return True
     limit = course.profile.model.max_length
     if hasattr(judge, "letters"):
-        return pair_fits(course, judge, row["prompt"], *(row[s][-1]["content"] for s in ("chosen", "rejected")))
+        answers = (row[side][-1]["content"] for side in ("chosen", "rejected"))
+        return pair_fits(course, judge, row["prompt"], *answers)
     return all(
         len(chat.encode_conversation(judge.tokenizer, row[side])) <= limit for side in ("chosen", "rejected")
     )
