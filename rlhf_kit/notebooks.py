@@ -17,7 +17,9 @@ from rlhf_kit.runs import PROJECT, file_hash, stable_hash, write_text
 
 FOLDER = PROJECT / "notebooks"
 # Modules that arrange the work and cannot change a notebook's numbers; a change in them re-executes nothing.
-ARRANGING = set("__main__ cli doctor execute notebooks progress report results runner site sweep".split())
+ARRANGING = set(
+    "__main__ cli doctor execute inputs notebooks progress report results runner site sweep".split()
+)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,13 @@ __all__ = ["REASONS", "Outcome", "describe", "examine", "load_preferences", "loa
 _SNIFF_ROWS = 32  # so that one broken row at the top does not hide the layout
 
 
+BAD_ROWS = {
+    "stop": {"strict": True},  # the first row that cannot be used ends the reading
+    "drop_unfit": {},  # rows that can be read but not used are counted; one that cannot be read ends it
+    "drop": {"on_error": "drop"},  # all of them are counted
+}
+
+
 class Outcome(NamedTuple):
     """What became of one comparison; `pair` is None when left out for `reason`, explained in `detail`."""
 
@@ -110,13 +117,13 @@ def examine(
                 continue
             if found.reason in STRUCTURAL and on_error == "raise":
                 raise KitError(
-                    f"{part.where}, {place}: {found}; mend the row, or pass on_error='drop' to count such "
-                    f"rows and go on"
+                    f"{part.where}, {place}: {found}; mend the row, or count such rows and go on with "
+                    f"on_error='drop' (in a profile: data.bad_rows=drop)"
                 )
             if found.reason not in STRUCTURAL and strict:
                 raise KitError(
                     f"{part.where}, {place}: {found} ({found.reason}); mend or remove the row, or read "
-                    f"without strict=True, which drops and counts it"
+                    f"without strict=True, which drops and counts it (in a profile: data.bad_rows=drop_unfit)"
                 )
             yield Outcome(name, place, None, found.reason, str(found))
 

@@ -65,6 +65,7 @@ class Data(_Section):
     kind: Literal["world", "file"] = "world"
     preferences: str | None = None
     adapter: str = "auto"
+    bad_rows: Literal["stop", "drop_unfit", "drop"] = "drop_unfit"  # see rlhf_kit.preferences.BAD_ROWS
     sft: str | None = None
     prompts: str | None = None
     sft_rows: int = Field(8000, gt=0)

@@ -74,6 +74,8 @@ class Display:
                 self.stage = event["stage"]
             elif event["event"] == "made":
                 self.line(f"        {event['stage']}: made in {clock(event['seconds'])}")
+                for ledger in event.get("lost", ()):  # what was dropped is told, not only stored
+                    self.line(f"            {ledger}")
                 self.stage = ""
 
     def tick(self) -> None:

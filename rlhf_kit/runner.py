@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from rlhf_kit import notebooks, profiles
+from rlhf_kit import inputs, notebooks, profiles
 from rlhf_kit.files import locked
 from rlhf_kit.machine import child_environment
 from rlhf_kit.notebooks import Notebook
@@ -62,18 +62,20 @@ def run_course(options: Options) -> tuple[int, Run]:
     """Runs the chosen notebooks and writes timings.json, metrics.json, claims.json and site/ of the run.
 
     Returns (exit status, run): 0, or 1 when a notebook failed or a claim is outside its band. KitError,
-    before anything starts, for an unknown profile, notebook or parameter, a wrong type, or a run that is
-    being run.
+    before anything starts, for an unknown profile, notebook or parameter, a wrong type, a model or file of
+    yours that cannot be used, or a run that is being run.
     """
     books = notebooks.select(options.folder, options.only, options.start)
     profile = profiles.load_profile(options.profile, options.sets)
     injected = notebooks.check_parameters(books, options.params)
     machine = profiles.resolve(profile)
+    told = inputs.check(profile)
     if options.sets and profile.data.kind == "world":
         # bands were recorded for the shipped values, so a changed profile must not be judged by them
         profile = profile.model_copy(update={"name": f"{profile.name}-changed"})
     name = options.run or default_run(profile.name, options.seed)
     run = open_run(name)
+    print("\n".join(told), end="\n" if told else "", flush=True)
     with locked(run.path / ".locks" / "runner", f"run {name}", wait=False):
         given = options.profile
         if options.sets:

@@ -124,6 +124,10 @@ class Stage:
     def json(self, file: str) -> Any:
         return read_json(self.path / file)
 
+    def ledger_text(self) -> str:
+        """The stage's row ledgers, one line each."""
+        return "\n".join(str(Ledger(**ledger)) for ledger in self.manifest["ledger"]) or "no ledger"
+
 
 @lru_cache(maxsize=1)
 def environment() -> dict[str, Any]:
@@ -252,8 +256,10 @@ class Run:
             write_json(partial / "manifest.json", manifest)
             write_text(partial / "_SUCCESS", key + "\n")
             os.replace(partial, final)
-        self._event(stage=name, key=key, event="made", seconds=seconds)
-        self._say(f"{name}: made in {seconds:.0f} s -> {shown(final)}")
+        lost = [str(x) for x in ledgers if sum(x.dropped.values())]
+        self._event(stage=name, key=key, event="made", seconds=seconds, lost=lost)
+        told = [f"{name}: made in {seconds:.0f} s -> {shown(final)}", *(f"  {ledger}" for ledger in lost)]
+        self._say("\n".join(told))
         return Stage(name, key, final, read_json(final / "manifest.json"), cached=False)
 
     def _found(self, name: str, key: str, final: Path) -> Stage:

@@ -10,6 +10,7 @@ from rlhf_kit.course import Course
 from rlhf_kit.evaluation import best_of_n_mean, bon_kl_bound
 from rlhf_kit.runs import Ledger, Stage, write_json, write_rows
 from rlhf_kit.stages_answers import responses, scores, with_prompts
+from rlhf_kit.stages_data import pick, prompt_table
 from rlhf_kit.stages_policy import sft
 
 
@@ -31,7 +32,9 @@ def best_of_n(
     picks by gold.
     """
     ns = sorted(ns or course.profile.evaluation.best_of)
-    asked = course.profile.evaluation.best_of_prompts if prompts is None else prompts
+    asked = prompts
+    if asked is None:  # a small file of your own may have fewer prompts than the profile asks for
+        asked = min(course.profile.evaluation.best_of_prompts, len(pick(prompt_table(course), split)))
     answers = responses(course, policy or sft(course), split, n=ns[-1], prompts=asked)
     rewards = scores(course, answers, scorer, model)
     known = course.profile.data.kind == "world"

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 
 from rlhf_kit.course import Course, base_key, prompt_splits, source_key
 from rlhf_kit.errors import KitError
 from rlhf_kit.runs import Ledger, Stage, project_path, write_rows
+
+# Why a usable pair is neither a training nor a held-out pair.
+PROMPTS = "their prompts serve for sampling and evaluation"
+LONG = "prompt too long to sample from, its dialogue serves for prompts"
+BESIDE = "of the same dialogue as a prompt or pair of another split"
 
 
 def own_preferences(course: Course) -> Stage:
@@ -16,35 +22,42 @@ def own_preferences(course: Course) -> Stage:
     prompts_wanted = {} if data.prompts else prompt_splits(profile)
 
     def build(folder):
-        from rlhf_kit.preferences import load_with_ledger, prompt_key
+        from rlhf_kit.preferences import BAD_ROWS, load_with_ledger, prompt_key
 
-        rows, cleaning = load_with_ledger(local(data.preferences), adapter=data.adapter)
-        rows = [{**row, "prompt_id": prompt_key(row["prompt"]), "category": "all"} for row in rows]
+        options = BAD_ROWS[data.bad_rows]
+        rows, cleaning = load_with_ledger(local(data.preferences), adapter=data.adapter, **options)
+        read = [{**row, "prompt_id": prompt_key(row["prompt"]), "category": "all"} for row in rows]
         wanted = {"heldout": data.heldout_pairs, **prompts_wanted}
+        # A dialogue that serves for one prompt may hold several pairs, hence twice as many as are needed.
+        rows, long = _that_fit(read, pair_fits(profile), 2 * (sum(wanted.values()) + data.preference_pairs))
         # Your file may be small: never take more than half of it away from training.
         share = min(1.0, 0.5 * len(rows) / sum(wanted.values()))
         wanted = {split: max(1, int(size * share)) for split, size in wanted.items()}
-        dealt, train, too_long = _deal(rows, wanted, _prompt_fits(course))
+        dealt, train, left_out = _deal(rows, wanted, _prompt_fits(course))
         if not train or not all(dealt.values()):
             raise KitError(
-                f"{data.preferences} has {len(rows)} usable pairs, too few for training, held-out pairs and "
-                f"{len(prompts_wanted)} sets of prompts; lower data.iterations or give data.prompts"
+                f"{data.preferences} has {len(rows)} usable pairs that fit into model.max_length, too few "
+                f"for training, held-out pairs and {len(prompts_wanted)} sets of prompts; lower "
+                "data.iterations or give data.prompts"
             )
-        heldout, train = dealt.pop("heldout"), train[: data.preference_pairs]
+        heldout, spare = dealt.pop("heldout"), max(0, len(train) - data.preference_pairs)
+        spare += len(read) - long - len(rows)
+        train = train[: data.preference_pairs]
         write_rows(folder, train, "train.parquet")
         write_rows(folder, heldout, "heldout.parquet")
         columns = ("prompt_id", "prompt", "category")
         prompts = [{**{c: row[c] for c in columns}, "kind": row["source"], "split": split}
                    for split, taken in dealt.items() for row in taken]  # fmt: skip
         write_rows(folder, prompts, "prompts.parquet")
-        kept = len(train) + len(heldout)
-        why = "their prompts serve for sampling and evaluation, or they were more than the profile asks for"
-        ledgers = [cleaning, Ledger("preferences-split", len(rows), kept, {why: len(rows) - kept})]
+        dropped = {"longer than model.max_length": long, PROMPTS: len(prompts), **left_out}
+        dropped["more than the profile asks for"] = spare
+        ledgers = [cleaning, Ledger("preferences-split", len(read), len(train) + len(heldout), dropped)]
         facts = {"train": len(train), "heldout": len(heldout), "prompts": len(prompts)}
-        return {"ledger": ledgers, "split_scale": round(share, 3), "prompts_too_long": too_long, **facts}
+        return {"ledger": ledgers, "split_scale": round(share, 3), **facts}
 
     params = {
-        "file": source_key(data.preferences), "adapter": data.adapter, "splits": prompts_wanted,
+        "file": source_key(data.preferences), "adapter": data.adapter, "bad_rows": data.bad_rows,
+        "splits": prompts_wanted,
         "pairs": data.preference_pairs, "heldout": data.heldout_pairs, "base": base_key(course),
         "lengths": [profile.model.max_length, profile.sampling.max_new_tokens],
     }  # fmt: skip
@@ -52,28 +65,72 @@ def own_preferences(course: Course) -> Stage:
     return course.stage("preferences", build, params=params, code=code)
 
 
-def _deal(rows: list[dict], wanted: Mapping[str, int], fits: Callable) -> tuple[dict[str, list], list, int]:
-    """(rows of each wanted split, the remaining rows, prompts that were too long to sample from).
+def left_out(course: Course, n: int) -> list:
+    """The first n rows of your file that cleaning leaves out: place, reason and detail of each."""
+    from rlhf_kit.preferences import BAD_ROWS, examine
+
+    data = course.profile.data
+    outcomes = examine(local(data.preferences), data.adapter, **BAD_ROWS[data.bad_rows])
+    return list(itertools.islice((one for one in outcomes if one.pair is None), n))
+
+
+def _that_fit(rows: list[dict], fits: Callable, enough: int) -> tuple[list[dict], int]:
+    """(the pairs that the model can read, in the order of their openings' hash, and how many it cannot).
+
+    Stops at `enough` of them: a large file is not tokenised whole.
+    """
+    from rlhf_kit.preferences import opening_key
+
+    kept, long = [], 0
+    for row in sorted(rows, key=lambda row: opening_key(row["prompt"])):
+        if len(kept) == enough:
+            break
+        if fits(row):
+            kept.append(row)
+        else:
+            long += 1
+    return kept, long
+
+
+def pair_fits(profile) -> Callable[[Mapping], bool]:
+    """A test whether both conversations of a pair fit into the model: others could only be dropped later."""
+    from rlhf_kit import chat, models
+
+    tokenizer = models.load_tokenizer(profile.model.tokenizer or profile.model.path)
+    longest, sides = profile.model.max_length, ("chosen", "rejected")
+    return lambda pair: all(len(chat.encode_conversation(tokenizer, pair[side])) <= longest for side in sides)
+
+
+def _deal(rows: list[dict], wanted: Mapping[str, int], fits: Callable) -> tuple[dict[str, list], list, dict]:
+    """(rows of each wanted split, the remaining rows, rows that went to neither, by reason).
 
     Whole groups of one opening turn are dealt in the order of a hash: the same for every seed, and unrelated
-    to the order in the file. "heldout" takes pairs; the other splits take each prompt once, if it fits.
+    to the order in the file. "heldout" takes pairs; the other splits take each prompt once, if it fits. A
+    group without any prompt that fits is passed over and remains, behind the others.
     """
     from rlhf_kit.preferences import opening_key
 
     groups: dict[str, list[dict]] = {}
     for row in rows:
         groups.setdefault(opening_key(row["prompt"]), []).append(row)
-    waiting, too_long = [groups[key] for key in sorted(groups)], 0
+    waiting, passed = [groups[key] for key in sorted(groups)], []
     dealt: dict[str, list[dict]] = {split: [] for split in wanted}
+    left_out = {LONG: 0, BESIDE: 0}
     for split, size in wanted.items():
         while waiting and len(dealt[split]) < size:
-            group = waiting.pop(0)
+            group = taken = waiting.pop(0)
             if split != "heldout":
                 once = list({row["prompt_id"]: row for row in group}.values())
-                group = [row for row in once if fits(row["prompt"])]
-                too_long += len(once) - len(group)
-            dealt[split] += group[: size - len(dealt[split])]
-    return dealt, [row for group in waiting for row in group], too_long
+                taken = [row for row in once if fits(row["prompt"])]
+                if not taken:
+                    passed.append(group)
+                    continue
+                left_out[LONG] += len(once) - len(taken)
+                left_out[BESIDE] += len(group) - len(once)
+            room = size - len(dealt[split])
+            left_out[BESIDE] += len(taken[room:])
+            dealt[split] += taken[:room]
+    return dealt, [row for group in waiting + passed for row in group], left_out
 
 
 def local(path: str) -> str:

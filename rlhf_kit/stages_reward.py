@@ -98,6 +98,15 @@ def _label_probability(judge: Any, prompt: Sequence, a: str, b: str) -> float:
     return (judge.probability(prompt, a, b) + 1 - judge.probability(prompt, b, a)) / 2
 
 
+def pair_fits(course: Course, judge: Any, prompt: Sequence, a: str, b: str) -> bool:
+    """Whether the pairwise model can read a prompt with two answers, in either order."""
+    from rlhf_kit import chat
+
+    limit = getattr(judge.model.config, "max_position_embeddings", None) or course.profile.model.max_length
+    asked = (chat.pair_messages(prompt, *order) for order in ((a, b), (b, a)))
+    return all(len(chat.encode_prompt(judge.tokenizer, one)) < limit for one in asked)
+
+
 def _fits(course: Course, judge: Any, row: Mapping) -> bool:
     from rlhf_kit import chat
 
@@ -105,11 +114,8 @@ def _fits(course: Course, judge: Any, row: Mapping) -> bool:
         return True
     limit = course.profile.model.max_length
     if hasattr(judge, "letters"):
-        asked = chat.pair_messages(
-            row["prompt"], row["chosen"][-1]["content"], row["rejected"][-1]["content"]
-        )
-        limit = getattr(judge.model.config, "max_position_embeddings", limit)
-        return len(chat.encode_prompt(judge.tokenizer, asked)) < limit
+        answers = (row[side][-1]["content"] for side in ("chosen", "rejected"))
+        return pair_fits(course, judge, row["prompt"], *answers)
     return all(
         len(chat.encode_conversation(judge.tokenizer, row[side])) <= limit for side in ("chosen", "rejected")
     )

@@ -32,6 +32,13 @@ def compare(left: str, right: str, value: float, low: float | None, high: float 
     return f"{left} is {'higher' if low > 0 else 'lower'} than {right} ({ends})"
 
 
+def against_chance(what: str, value: float, low: float, high: float, n: int) -> str:
+    """One sentence on an accuracy over n pairs: above chance, below it, or not told apart from it."""
+    better, worse = low > 0.5, high < 0.5
+    place = "better than chance" if better else "worse than chance" if worse else "not told apart from chance"
+    return f"{what}: {value:.3f} on {n} pairs (95 % interval {low:.3f} to {high:.3f}), {place}"
+
+
 def against_half(what: str, value: float, low: float, high: float) -> str:
     """One sentence on a share that means nothing at one half: a win rate, an accuracy."""
     place = "above one half" if low > 0.5 else "below one half" if high < 0.5 else "not told apart from one half"

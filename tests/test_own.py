@@ -1,0 +1,194 @@
+"""Your own model and file: a tiny Llama without pad token or chat template, and transcripts as hh-rlhf's."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from rlhf_kit import cli, stages
+from rlhf_kit.errors import KitError
+from rlhf_kit.runs import Ledger
+
+REAL = Path(__file__).resolve().parents[2] / "shared" / "realdata"
+SIZES = {
+    "model.max_length": 256, "sampling.max_new_tokens": 12, "sampling.n": 4, "data.heldout_pairs": 16,
+    "data.prompts_per_iteration": 12, "data.choose_prompts": 6, "data.eval_prompts": 10,
+    "sft.learning_rate": 1e-2, "evaluation.bootstrap": 50, "evaluation.best_of": "[1, 2]",
+    "evaluation.best_of_prompts": 4,
+}  # fmt: skip
+
+
+def transcript(*turns):
+    speakers = ("Human", "Assistant")
+    return "".join(f"\n\n{speakers[i % 2]}: {text}" for i, text in enumerate(turns))
+
+
+def pair(question, good, bad):
+    return {"chosen": transcript(question, good), "rejected": transcript(question, bad)}
+
+
+@pytest.fixture(scope="module")
+def own_model(tmp_path_factory):
+    """As stories260K is: BOS and EOS, but no pad token and no chat template."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+    from tokenizers import models as tokenizer_models
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+
+    raw = Tokenizer(tokenizer_models.BPE())
+    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    raw.train_from_iterator(["tell me of the red thing and the blue one"] * 4, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>")
+    set_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, bos_token_id=1,
+        eos_token_id=2,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("own") / "model"
+    tokenizer.save_pretrained(folder)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def own_pairs(tmp_path_factory):
+    """108 sound pairs and one each: too long, no shared prompt, no answer, equal answers."""
+    colours = ("red", "blue", "green", "black", "white", "grey")
+    things = ("cat", "lamp", "bird", "boat", "tree", "road")
+    rows = [
+        pair(f"{ask} the {a} {b}.", f"It is {a}.", "No." + " No." * (len(a) % 3))
+        for ask in ("Tell me of", "Draw", "Find") for a in colours for b in things
+    ]  # fmt: skip
+    rows += [
+        pair("Say much. " + "And more. " * 40, "Fine.", "No."),
+        {"chosen": transcript("One?", "Yes."), "rejected": transcript("Two?", "No.")},
+        pair("Silent?", "Yes.", ""),
+        pair("Same?", "Yes.", "Yes."),
+    ]
+    path = tmp_path_factory.mktemp("own-pairs") / "pairs.jsonl.gz"
+    with gzip.open(path, "wt", encoding="utf-8") as handle:
+        handle.writelines(json.dumps(row) + "\n" for row in rows)
+    return path
+
+
+def go(model, pairs, *arguments, **sets):
+    sets = {"model.path": model, "data.preferences": pairs, **sets}
+    options = (x for name, value in sets.items() for x in ("--set", f"{name}={value}"))
+    return cli.main(["run", "--profile", "byo", *arguments, *options])
+
+
+def test_two_lessons_run_on_an_own_model_and_file(own_model, own_pairs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RLHF_KIT_RUNS", str(tmp_path))
+    monkeypatch.setenv("RLHF_KIT_THREADS", "1")
+    status = go(own_model, own_pairs, "--only", "01,09", **SIZES)
+    said = capsys.readouterr().out
+    assert status == 0, said
+    assert "112 rows, 109 usable pairs" in said
+    assert "do not share all turns before the last one (line 110)" in said
+    assert "no chat template" in said and "<|pad|>" in said
+    faults = "1 prompt_mismatch, 1 empty_response, 1 identical_responses"
+    assert f"preferences: 112 rows in, 109 out, dropped: {faults}" in said
+    assert "1 longer than model.max_length" in said
+    for name in ("01_preferences", "09_evaluation"):
+        book = nbformat.read(tmp_path / "byo" / "notebooks" / f"{name}.ipynb", 4)
+        outputs = [o for c in book.cells if c.cell_type == "code" for o in c.outputs]
+        text = "".join(o.get("text", "") for o in outputs)
+        assert not [o for o in outputs if o.output_type == "error"]
+        assert "nan" not in text.split()
+    assert "reward model on held-out labels" in text and "chance" in text
+    assert "Not known: whether people would prefer the new answers" in text
+
+
+def test_pad_is_not_eos_and_eos_is_learnt(own_model, own_pairs, tmp_path):
+    own = {"model.path": str(own_model), "data.preferences": str(own_pairs), "sft.epochs": 8}
+    overrides = {**SIZES, **own, "evaluation.best_of": [1, 2]}
+    course = stages.start("byo", run="own", root=tmp_path, overrides=overrides, quiet=True)
+    sft = stages.sft(course)
+    from rlhf_kit import models
+
+    tokenizer = models.load_tokenizer(stages.model_folder(sft))
+    assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id, tokenizer.bos_token_id)
+    ended = [row["finish_reason"] == "stop" for row in stages.responses(course, sft, "choose").rows()]
+    assert sum(ended) > len(ended) / 2
+    # rows in = rows out + dropped, and the long prompt is asked of nobody
+    cleaning, split = (Ledger(**one).check() for one in stages.preferences(course).manifest["ledger"])
+    assert (cleaning.rows_in, cleaning.rows_out, split.rows_in) == (112, 109, 109)
+    asked = stages.prompt_table(course).rows()["prompt"]
+    assert len(asked) == 28 and not [p for p in asked if p[-1]["content"].startswith("Say much")]
+    reasons = [one.reason for one in stages.left_out(course, 9)]
+    assert reasons == ["prompt_mismatch", "empty_response", "identical_responses"]
+
+
+STOP = {"data.bad_rows": "stop"}
+GOOD, ALSO_GOOD = (json.dumps(pair(question, "So.", "No.")) for question in ("How?", "Why?"))
+
+
+@pytest.mark.parametrize(
+    ("line", "sets", "message"),
+    [
+        (b'{"chosen": "\\n\\nHuman', {}, "pairs.jsonl, line 3: is not valid JSON"),
+        (json.dumps({"chosen": transcript("a", "b")}).encode(), {}, "pairs.jsonl, line 3: has no 'rejected'"),
+        (b'{"chosen": "caf\xe9"}', {}, "pairs.jsonl, line 3: is not UTF-8 text"),
+        (json.dumps(pair("a", "b", "")).encode(), STOP, "line 3: has an empty 'rejected' answer"),
+        (json.dumps(pair("a", "b", "b")).encode(), STOP, "line 3: has equal chosen and rejected"),
+        (
+            json.dumps({"chosen": transcript("a", "b"), "rejected": transcript("c", "b")}).encode(),
+            STOP,
+            "line 3: has chosen and rejected conversations that differ before their last turn",
+        ),
+        (GOOD.encode(), {"data.prefrences": 1}, "'data.prefrences'; did you mean 'data.preferences'?"),
+        (GOOD.encode(), {"model.path": "/nowhere/model"}, "the model path /nowhere/model does not exist"),
+        (GOOD.encode(), {"data.preferences": "/nowhere/p.jsonl"}, "/nowhere/p.jsonl: no such file or folder"),
+        (GOOD.encode(), {"model.max_length": 1024}, "has 256 positions; --set model.max_length=256"),
+        (GOOD.encode(), {}, "pairs.jsonl: 2 of its 2 usable pairs fit into model.max_length = 256 tokens"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(
+    own_model, tmp_path, monkeypatch, capsys, line, sets, message
+):
+    monkeypatch.setenv("RLHF_KIT_RUNS", str(tmp_path / "runs"))
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes(b"\n".join([GOOD.encode(), ALSO_GOOD.encode(), line]) + b"\n")
+    assert go(own_model, path, **{"model.max_length": 256, **sets}) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_bad_rows_can_be_counted_instead(own_pairs, own_model, tmp_path):
+    from rlhf_kit import inputs, profiles
+
+    path = tmp_path / "pairs.jsonl"
+    with gzip.open(own_pairs, "rb") as handle:
+        path.write_bytes(handle.read() + b"not json\n")
+    values = {"model.path": str(own_model), "model.max_length": 256, "data.preferences": str(path)}
+    with pytest.raises(KitError, match="line 113: is not valid JSON.*data.bad_rows=drop"):
+        inputs.check(profiles.load_profile("byo", values))
+    told = inputs.check(profiles.load_profile("byo", values | {"data.bad_rows": "drop"}))
+    assert "113 rows, 109 usable pairs" in told[1] and "the row cannot be parsed (line 113)" in told[1]
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the public data files ../shared/realdata are not here")
+def test_real_files_are_looked_at_before_the_run(stories_folder):
+    from rlhf_kit import inputs, profiles
+
+    def look(name):
+        values = {"model.path": str(stories_folder), "data.preferences": str(REAL / name)}
+        return inputs.check(profiles.load_profile("byo", values))
+
+    model, pairs = look("hh-rlhf/harmless-base-test.jsonl.gz")
+    assert "2,312 rows, 2,299 usable pairs" in pairs
+    assert "left out 5: chosen and rejected do not share all turns before the last one" in pairs
+    assert "no chat template" in model and "pad" in model
+    with pytest.raises(KitError, match="21 of its 294 usable pairs fit into model.max_length = 512"):
+        look("llama-factory/dpo_en_demo.json")  # long answers, and a vocabulary of 512
+    with pytest.raises(KitError, match="unpaired labels"):
+        look("llama-factory/kto_en_demo.json")
