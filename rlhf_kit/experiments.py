@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rlhf_kit import stages
@@ -19,6 +19,10 @@ from rlhf_kit.course import Course
 from rlhf_kit.errors import KitError
 from rlhf_kit.online import Iteration
 from rlhf_kit.runs import Stage
+
+
+# Answers to each evaluation prompt at temperature 1 after the last iteration, where the comparison is made.
+FINAL_SAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "offline": lambda course: stages.offline(course, "sft-samples"),
         },
         primary=("online", "offline"),
+        shared_models_every=2,
     ),
     "reference_and_start": Experiment(
         question="Does the fixed SFT reference with warm start beat the other three cells of the 2x2?",
@@ -102,8 +107,11 @@ def run_seed(
     policies: dict[str, Stage] = {"sft": stages.sft(course)}
     for arm, iterations in made.items():
         policies |= {f"{arm}-{one.number}": one.policy for one in iterations}
-    measured = stages.evaluation(course, policies)
-    by_place = {(row["policy"], row["temperature"]): row for row in stages.summarise(measured)}
+    last = max(one.number for iterations in made.values() for one in iterations)
+    finals = {name: policy for name, policy in policies.items() if name in ("sft", *(f"{a}-{last}" for a in made))}
+    rows = stages.summarise(stages.evaluation(course, policies))
+    rows += stages.summarise(stages.evaluation(_with_samples(course, FINAL_SAMPLES), finals))  # these replace the first
+    by_place = {(row["policy"], row["temperature"]): row for row in rows}
     _check_equal(made, seed)
     right = {
         f"{arm}-{one.number}": stages.label_accuracy(course, one.pairs)["accuracy"]
@@ -143,6 +151,12 @@ def run_seed(
     if not keep:
         _release(course, made)
     return result
+
+
+def _with_samples(course: Course, samples: int) -> Course:
+    """The same course with another number of answers to each evaluation prompt at temperature 1."""
+    evaluation = course.profile.evaluation.model_copy(update={"samples": samples})
+    return replace(course, profile=course.profile.model_copy(update={"evaluation": evaluation}))
 
 
 def _check_equal(made: dict[str, list[Iteration]], seed: int) -> None:

@@ -306,11 +306,7 @@ def train_dpo(
     )
     step_zero = _step_zero(trainer)
     if same == before:
-        _check_ln2(
-            step_zero["loss"],
-            trainer.loss_types,
-            2e-2 if machine.autocast_bf16 or machine.dtype != "float32" else 1e-3,
-        )
+        _check_ln2(step_zero["loss"], trainer.loss_types)
     if alone:
         reference.to("cpu")  # its log-probabilities are known; the memory is the policy's
     history, facts = run_trainer(trainer, lengths, progress, callbacks)
@@ -366,11 +362,16 @@ def _check_alike(policy, reference, tokenizer, reference_tokenizer) -> None:
 
 
 def _step_zero(trainer) -> dict[str, float]:
-    """Loss and mean log-ratios (policy to reference, nats) on the first rows, before any step."""
+    """Loss and mean log-ratios (policy to reference, nats) on the first rows, before any step.
+
+    The trainer prepared the reference for mixed precision already, the policy not before it trains: autocast puts both
+    into one number format, or two equal models would differ by rounding.
+    """
     rows = [trainer.train_dataset[i] for i in range(min(32, len(trainer.train_dataset)))]
     batch = trainer._prepare_inputs(trainer.data_collator(rows))
     trainer.model.eval()
-    with torch.no_grad(), trainer.compute_loss_context_manager():
+    autocast = torch.autocast(trainer.args.device.type, dtype=torch.bfloat16, enabled=trainer.args.bf16)
+    with torch.no_grad(), autocast, trainer.compute_loss_context_manager():
         loss = float(trainer.compute_loss(trainer.model, batch))
     metrics = {key: values[-1] for key, values in trainer._metrics["eval"].items()}
     trainer._metrics["eval"].clear()
@@ -384,8 +385,8 @@ def _step_zero(trainer) -> dict[str, float]:
     }
 
 
-def _check_ln2(loss: float, loss_types: Sequence[str], tolerance: float) -> None:
-    if set(loss_types) <= {"sigmoid", "robust"} and abs(loss - math.log(2)) > tolerance:
+def _check_ln2(loss: float, loss_types: Sequence[str]) -> None:
+    if set(loss_types) <= {"sigmoid", "robust"} and abs(loss - math.log(2)) > 1e-3:
         raise KitError(
             f"policy and reference have the same weights, but the first DPO loss is {loss:.5f} and not ln 2 = 0.69315; "
             "the reference is not the model it is said to be"
