@@ -22,6 +22,10 @@ from rlhf_kit.progress import clock
 from rlhf_kit.runs import PROJECT, Run, environment, open_run, read_json, shown, stable_hash, write_json
 
 
+# Modules of the world that decide a seed's numbers; the corpus does so through the base model alone.
+WORLD = ("annotator", "gold", "lexicon", "prompts", "writing")
+
+
 def parse_seeds(text: str) -> list[int]:
     """ "0-3,7" -> [0, 1, 2, 3, 7]; KitError for anything else."""
     seeds: list[int] = []
@@ -34,10 +38,11 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def result_key(experiment: str, profile: profiles.Profile) -> str:
-    """What recorded numbers belong to: the settings that decide them, the base model's bytes, the world's source."""
+    """What recorded numbers belong to: the settings that decide them, the base model's bytes, the world's rules and rows."""
     settings = profile.model_dump(mode="json", exclude={"pairwise", "evaluation"})
-    world = code_hash([PROJECT / "rlhf_kit" / "world" / "__init__.py"])
-    return stable_hash(experiment, settings, profile.evaluation.samples, source_key(profile.model.path), world)
+    rules = code_hash([PROJECT / "rlhf_kit" / "world" / f"{name}.py" for name in WORLD])
+    rows = source_key("data/world")
+    return stable_hash(experiment, settings, profile.evaluation.samples, source_key(profile.model.path), rules, rows)
 
 
 def _finished(path: Path, key: str) -> bool:

@@ -77,3 +77,20 @@ def test_a_seed_runs_every_arm_and_leaves_no_policies(tiny_folder, tmp_path):
     left = {p.name.rsplit("-", 1)[0] for p in (tmp_path / "sweep-online_vs_offline-work").iterdir()}
     assert {"sft", "reward_model", "evaluation"} <= left
     assert not {"dpo-1", "dpo-2", "pairs", "responses-iteration-1"} & left
+
+
+def test_the_recorded_comparison_belongs_to_the_shipped_laptop_profile():
+    """Lesson 08's verdict: eight seeds of this profile, this base model and this world, and all of its own numbers."""
+    import json
+
+    from rlhf_kit.profiles import load_profile
+    from rlhf_kit.runs import PROJECT
+    from rlhf_kit.sweep import result_key
+
+    recorded = json.loads((PROJECT / "data/expected/online_vs_offline.json").read_text(encoding="utf-8"))
+    assert recorded["key"] == result_key("online_vs_offline", load_profile("laptop"))
+    assert recorded["seeds"] == list(range(8)) and not recorded["failed_seeds"]
+    differences = [row["gold_difference"] for row in recorded["per_seed"]]
+    assert recorded["effect"] == pytest.approx(sum(differences) / 8)
+    found = experiments._interval(differences)
+    assert (recorded["low"], recorded["high"]) == (pytest.approx(found["low"]), pytest.approx(found["high"]))
