@@ -27,11 +27,28 @@ def check(profile: Profile) -> list[str]:
     if profile.model.path:
         resolve_model(profile.model.path)
     if profile.data.kind != "file":
+        _world_sizes(profile)
         return []
     told = _model(profile)
     if _is_here(profile.data.preferences):
         told.append(_pairs(profile))
     return told + _conversations(profile)
+
+
+def _world_sizes(profile: Profile) -> None:
+    """KitError when the profile asks for more rows than the pocket world's frozen sets have."""
+    from rlhf_kit.world.frozen import SIZES
+
+    data = profile.data
+    for field, wanted, name in (
+        ("sft_rows", data.sft_rows, "sft"),
+        ("preference_pairs", data.preference_pairs, "preferences"),
+        ("heldout_pairs", data.heldout_pairs, "preferences-heldout"),
+    ):
+        if wanted > SIZES[name]:
+            raise KitError(
+                f"data.{field} is {wanted}, but data/world/{name}.parquet has {SIZES[name]} rows; ask for fewer"
+            )
 
 
 def _is_here(path: str | None) -> bool:

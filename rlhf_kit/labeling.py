@@ -249,6 +249,8 @@ def _align_scores(rows, rewards) -> list:
 
 
 def _as_list(values) -> list:
+    if isinstance(values, str) or not hasattr(values, "__iter__"):
+        raise KitError(f"rewards hold {values!r} where a list is wanted: one number for every response")
     return values.tolist() if hasattr(values, "tolist") else list(values)
 
 

@@ -6,7 +6,7 @@ import difflib
 import os
 import typing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -100,7 +100,7 @@ class Reward(Training):
 
 
 class Sampling(_Section):
-    n: int = Field(8, ge=1)
+    n: int = Field(8, ge=2)  # one answer alone makes no pair
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     max_new_tokens: int = Field(80, gt=0)
@@ -118,7 +118,10 @@ class Labeling(_Section):
 
 class Dpo(Training):
     beta: float = Field(0.1, gt=0)
-    loss: str = "sigmoid"
+    loss: Literal[
+        "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
+        "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+    ] = "sigmoid"  # TRL's names
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     reference: Literal["sft", "previous"] = "sft"
     warm_start: bool = True
@@ -127,7 +130,7 @@ class Dpo(Training):
 class Evaluation(_Section):
     samples: int = Field(1, ge=1)
     bootstrap: int = Field(1000, ge=10)
-    best_of: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    best_of: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 2, 4, 8, 16, 32), min_length=1)
     best_of_prompts: int = Field(150, gt=0)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from rlhf_kit import inputs, notebooks, profiles
+from rlhf_kit.errors import KitError
 from rlhf_kit.files import locked
 from rlhf_kit.machine import child_environment
 from rlhf_kit.notebooks import Notebook
@@ -65,6 +66,8 @@ def run_course(options: Options) -> tuple[int, Run]:
     before anything starts, for an unknown profile, notebook or parameter, a wrong type, a model or file of
     yours that cannot be used, or a run that is being run.
     """
+    if options.seed < 0:
+        raise KitError(f"--seed {options.seed}: the seed must be 0 or more")
     books = notebooks.select(options.folder, options.only, options.start)
     profile = profiles.load_profile(options.profile, options.sets)
     injected = notebooks.check_parameters(books, options.params)

@@ -78,6 +78,7 @@ def sweep(experiment: str, profile_name: str, seeds: list[int], jobs: int = 1) -
     """
     from rlhf_kit import experiments
 
+    experiments.known(experiment)
     profile = profiles.load_profile(profile_name)
     machine = profiles.resolve(profile)
     key = result_key(experiment, profile)

@@ -114,6 +114,8 @@ def test_flat_rows_join_scores_by_prompt_and_sample():
     (lambda: select_pairs([["a", "b"]], [[1, 2], [1, 2]]), "1 prompts with responses but 2"),
     (lambda: select_pairs(["ab", "cd"], [[1, 2], [1, 2]]), "single text"),
     (lambda: select_pairs([], []), "no responses"),
+    (lambda: select_pairs([["a", "b"]], [0.1]), "0.1 where a list is wanted"),
+    (lambda: select_pairs([["a", "b"]], 0.1), "0.1 where a list is wanted"),
     (lambda: select_pairs([["a", None]], [[1, 2]]), "not a string"),
     (lambda: select_pairs([["a", "b"]], [[1, 2]], "best"), "unknown rule 'best'"),
     (lambda: select_pairs([["a", "b"]], [[1, 2]], length_unit="bytes"), "unknown length_unit"),

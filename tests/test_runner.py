@@ -126,6 +126,11 @@ def test_parameters_take_the_type_of_their_default(folder, given, value):
             "error: --from 02 leaves none of the notebooks named by --only 01",
         ),
         (["--profile", "labtop"], "error: unknown profile 'labtop'"),
+        (["--seed", "-1"], "error: --seed -1: the seed must be 0 or more"),
+        (
+            ["--profile", "smoke", "--set", "data.sft_rows=99999"],
+            "error: data.sft_rows is 99999, but data/world/sft.parquet has 12000 rows; ask for fewer",
+        ),
         (["--set", "dpo.bta=1"], "error: data/profiles/laptop.yaml with dpo.bta=1: unknown key 'dpo.bta'"),
     ],
 )

@@ -360,6 +360,13 @@ def same_answers(course, folder):
     write_rows(folder, asked, "prompts.parquet")
 
 
+def test_max_pairs_cuts_and_counts(course, written):
+    rewards = stages.scores(course, written, "gold")
+    whole, cut = stages.pairs(course, written, rewards), stages.pairs(course, written, rewards, max_pairs=2)
+    assert cut.rows().to_list() == whole.rows().to_list()[:2]
+    assert cut.manifest["ledger"][0]["dropped"]["beyond max_pairs"] == len(whole.rows()) - 2
+
+
 def test_label_accuracy_counts_wrong_labels(course, written, arms):
     by_gold = stages.pairs(course, written, stages.scores(course, written, "gold"))
     assert stages.label_accuracy(course, by_gold)["accuracy"] == 1.0
