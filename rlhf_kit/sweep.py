@@ -38,8 +38,10 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def result_key(experiment: str, profile: profiles.Profile) -> str:
-    """What recorded numbers belong to: the settings that decide them, the base model's bytes, the world's rules and rows."""
-    settings = profile.model_dump(mode="json", exclude={"pairwise", "evaluation"})
+    """What recorded numbers belong to: the settings that decide them, base model, rules and rows of the world."""
+    from rlhf_kit import experiments
+
+    settings = experiments.profile_of(experiment, profile).model_dump(mode="json", exclude={"pairwise", "evaluation"})
     rules = code_hash([PROJECT / "rlhf_kit" / "world" / f"{name}.py" for name in WORLD])
     rows = source_key("data/world")
     return stable_hash(experiment, settings, profile.evaluation.samples, source_key(profile.model.path), rules, rows)

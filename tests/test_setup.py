@@ -149,6 +149,7 @@ def experiments(tmp_path, monkeypatch):
     source = (
         "import os, types\n"
         "def known(name): return types.SimpleNamespace(shared_models_every=2)\n"
+        "def profile_of(name, profile): return profile\n"
         "def run_seed(name, profile, seed):\n"
         "    if seed == 2: raise RuntimeError('seed two fails')\n"
         "    return {'value': seed * 10, 'pid': os.getpid()}\n"

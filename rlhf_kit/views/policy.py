@@ -207,7 +207,7 @@ def draw_iterations(summary: Sequence[Mapping], arms: Sequence[str], measure: st
 
 
 def draw_against_kl(summary: Sequence[Mapping], arms: Sequence[str], sharpened: Sequence[Mapping] = (), measure: str = "gold",
-                    unit: str = "gold utility (0 to 10)") -> Figure:
+                    unit: str = "gold utility (0 to 10)", title: str = "What each nat of KL bought") -> Figure:
     """A measure against the KL to SFT, one dot an iteration; `sharpened`: rows of SFT at lower temperatures."""
     fig, (ax,) = style.figure(width=7.4, height=4.2)
     palette, marks = style.colors(arms), style.markers(arms)
@@ -226,7 +226,7 @@ def draw_against_kl(summary: Sequence[Mapping], arms: Sequence[str], sharpened: 
         ax.plot([row["kl"] for row in rows], [row[measure] for row in rows], "^:", color=style.BLACK, label="SFT, only sharpened")
         for row in rows:
             ax.annotate(f"T={row['temperature']:g}", (row["kl"], row[measure]), xytext=(5, -12), textcoords="offset points", fontsize=8)
-    style.label(ax, "What each nat of KL bought", "KL to the SFT policy at temperature 1 (nats per answer)", unit, legend=True)
+    style.label(ax, title, "KL to the SFT policy at temperature 1 (nats per answer)", unit, legend=True)
     return fig
 
 
