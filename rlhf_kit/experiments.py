@@ -21,7 +21,6 @@ from rlhf_kit.online import Iteration
 from rlhf_kit.profiles import Profile, load_profile
 from rlhf_kit.runs import Stage
 
-
 # Answers to each evaluation prompt at temperature 1 after the last iteration, where the comparison is made.
 FINAL_SAMPLES = 4
 

@@ -21,7 +21,6 @@ from rlhf_kit.machine import child_environment, usable_cores
 from rlhf_kit.progress import clock
 from rlhf_kit.runs import PROJECT, Run, environment, open_run, read_json, shown, stable_hash, write_json
 
-
 # Modules of the world that decide a seed's numbers; the corpus does so through the base model alone.
 WORLD = ("annotator", "gold", "lexicon", "prompts", "writing")
 
