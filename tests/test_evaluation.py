@@ -344,3 +344,15 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
 def test_a_single_cluster_says_nothing_about_spread():
     found = evaluation.cluster_interval([1, 2, 3], ["p"] * 3)
     assert found.mean == 2 and np.isnan(found.low) and np.isnan(found.high)
+
+
+def test_the_interval_of_many_values_needs_little_memory():
+    """BCa leaves out one cluster after the other; all at once that would be a square matrix of 800 MB."""
+    import tracemalloc
+
+    values = (np.random.default_rng(0).random(10_000) < 0.9).astype(float)
+    tracemalloc.start()
+    found = evaluation.cluster_interval(values, n_resamples=50)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.low < values.mean() < found.high and peak < 300e6

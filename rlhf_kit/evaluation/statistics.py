@@ -55,7 +55,8 @@ def cluster_interval(values: Sequence[float], clusters: Sequence | None = None, 
     def ratio(s, k, axis=-1):
         return s.sum(axis=axis) / k.sum(axis=axis)
 
-    found = stats.bootstrap((sums, sizes), ratio, paired=True, vectorized=True, n_resamples=n_resamples,
+    batch = max(1, 2**22 // len(sums))  # resamples at once: bounds the memory, also that of BCa's jackknife
+    found = stats.bootstrap((sums, sizes), ratio, paired=True, vectorized=True, n_resamples=n_resamples, batch=batch,
                             confidence_level=confidence, method="BCa", rng=np.random.default_rng(seed))
     low, high = found.confidence_interval
     if not (np.isfinite(low) and np.isfinite(high)):  # BCa has no answer when nearly all clusters agree
