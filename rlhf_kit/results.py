@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import yaml
@@ -10,6 +11,7 @@ from rlhf_kit import claims, notebooks, site
 from rlhf_kit.errors import KitError
 from rlhf_kit.runs import PROJECT, Run, environment, read_json, records, shown, write_json, write_text
 
+FIGURE = PROJECT / "data" / "expected" / "summary.png"  # the README shows it
 TIMINGS = PROJECT / "data" / "expected" / "timings.yaml"
 
 
@@ -47,7 +49,7 @@ def conclude(run: Run) -> int:
 
 
 def store_outputs(run: Run, folder: Path = notebooks.FOLDER) -> list[Path]:
-    """Copies the run's executed notebooks, cleaned, over the lessons in `folder`."""
+    """Copies the run's executed notebooks, cleaned, over the lessons in `folder`, and the README's figure."""
     stored = []
     for name in records(run, "executed"):
         executed = run.path / "notebooks" / f"{name}.ipynb"
@@ -56,13 +58,20 @@ def store_outputs(run: Run, folder: Path = notebooks.FOLDER) -> list[Path]:
             stored.append(folder / executed.name)
     if not stored:
         raise KitError(f"run {run.name} holds no executed notebooks to store")
+    figure = run.path / "figures" / FIGURE.name
+    if figure.is_file() and folder == notebooks.FOLDER:
+        shutil.copyfile(figure, FIGURE)
     return stored
 
 
 def store_timings(run: Run, profile: str, path: Path = TIMINGS) -> None:
-    """Puts the run's seconds by notebook into data/expected/timings.yaml, from which `expected` is shown."""
+    """Puts the run's seconds by notebook into data/expected/timings.yaml, from which `expected` is shown.
+
+    A notebook that found stages made by an earlier execution keeps its old entry: its seconds say nothing.
+    """
     known = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None) or {}
-    seconds = {n: round(r["value"]["seconds"]) for n, r in records(run, "executed").items()}
-    known[profile] = {**(known.get(profile) or {}), **seconds}
+    old, executed = known.get(profile) or {}, {n: r["value"] for n, r in records(run, "executed").items()}
+    whole = [n for n, e in executed.items() if n not in old or sum(e["stages"].values()) > old[n] / 2]
+    known[profile] = {**old, **{n: round(executed[n]["seconds"]) for n in whole}}
     head = "# Measured seconds by profile and notebook; written by `make notebooks`.\n"
     write_text(path, head + yaml.safe_dump(known, sort_keys=True))
