@@ -109,6 +109,7 @@ def sweep(experiment: str, profile_name: str, seeds: list[int], jobs: int = 1) -
                     "seeds": [d["seed"] for d in done],
                     "failed_seeds": failed,
                     **summary,
+                    "environment": environment(),
                 },
             )
             print("\n".join(f"{k}: {v}" for k, v in summary.items() if not isinstance(v, list | dict)))
