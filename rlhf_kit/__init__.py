@@ -5,5 +5,5 @@ import os
 __version__ = "0.1.0"
 
 # Idle OpenMP threads of PyTorch on Linux spin for a moment and then sleep. At the default they spin for long, and a
-# second busy process on the machine then slows a training down tenfold. Read when PyTorch is first imported.
+# second busy process on the machine then slows a training down many times over. Read when PyTorch is first imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
