@@ -232,6 +232,8 @@ def skills(stage: Stage, after: str, before: str = "sft", temperature: float = 0
         old, new = (np.array([side[key][0] for key in keys], dtype=float) for side in sides)
         ids = [key[0] for key in keys]
         mean, low, high = cluster_interval(new - old, ids)  # resampling keeps a share's difference within [-1, 1]
+        if not (new - old).any():  # no prompt changed: the interval for a share of zero, to either side
+            low = -high
         table.append(
             {
                 "category": category,
