@@ -83,7 +83,12 @@ def parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser(
         "doctor", help="what this machine can do, which profile fits, what is missing"
     )
-    doctor.add_argument("--profile")
+    doctor.add_argument("--profile", help="also print this profile's plan: values, memory, hours, commands")
+    doctor.add_argument(
+        "--set", action="append", default=[], dest="sets", metavar="KEY=VALUE", help="a value of the profile"
+    )
+    doctor.add_argument("--card", help="plan for this card: t4, l4, a100-40, a100-80, h100-80, h200")
+    doctor.add_argument("--json", action="store_true", help="only the plan, as JSON")
     doctor.add_argument("--bench", action="store_true", help="measure this machine's speed instead")
     return top
 
@@ -133,7 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
         if args.bench:
             print(doctor.bench(args.profile or "laptop"))
             return 0
-        status, text = doctor.doctor(args.profile)
+        status, text = doctor.doctor(args.profile, _values(args.sets), args.card, args.json)
         print(text)
         return status
     except KitError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -10,8 +11,9 @@ import time
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from rlhf_kit import profiles
+from rlhf_kit import plan_text, planner, profiles
 from rlhf_kit.errors import KitError
 from rlhf_kit.files import PROJECT, project_path
 from rlhf_kit.machine import cpu_bf16, usable_cores
@@ -82,10 +84,10 @@ def missing_for(profile: profiles.Profile) -> list[str]:
         missing.append(
             f"a GPU with {profile.gpu_memory_gb:.0f} GB (the largest has {max(g[1] for g in gpus):.0f})"
         )
-    if profile.sampling.backend == "vllm":
-        missing.append("sampling with vLLM, which the kit does not have yet (sampling.backend: auto)")
-    if profile.name == "paper" and len(gpus) < 8:
-        missing.append(f"8 GPUs (there are {len(gpus)})")
+    if profile.sampling.backend == "vllm" and not find_spec("vllm"):
+        missing.append("vLLM (requirements-gpu.txt)")
+    if profile.launch.processes > 1 and len(gpus) < profile.launch.processes:
+        missing.append(f"{profile.launch.processes} GPUs (there are {len(gpus)})")
     for name in filter(None, (profile.model.path, profile.model.tokenizer)):
         looks_local = name.startswith((".", "/", "~", "data/")) or name.count("/") > 1
         if looks_local and not project_path(name).exists():
@@ -95,8 +97,22 @@ def missing_for(profile: profiles.Profile) -> list[str]:
     return missing
 
 
-def doctor(profile_name: str | None = None) -> tuple[int, str]:
-    """(exit status, report); 1 if the asked profile (default: laptop) does not fit or packages are wrong."""
+def doctor(
+    profile_name: str | None = None,
+    overrides: dict[str, Any] | None = None,
+    card: str | None = None,
+    as_json: bool = False,
+) -> tuple[int, str]:
+    """(exit status, report); 1 if the asked profile (default: laptop) does not fit or packages are wrong.
+
+    A named profile gets its plan as well (`rlhf_kit.planner`), for the card that it or `card` names; as_json
+    gives the plan alone, status 1 if it has problems. KitError for options that need a profile's name.
+    """
+    if profile_name is None and (overrides or card or as_json):
+        raise KitError("--set, --card and --json are about a profile's plan; name it with --profile")
+    if as_json:
+        made = planner.plan(profile_name, overrides, card)
+        return (1 if made["problems"] else 0), json.dumps(made, indent=1, ensure_ascii=False)
     lines = ["machine"]
     fine = (3, 11) <= sys.version_info[:2] <= (3, 13)
     lines.append(
@@ -116,8 +132,7 @@ def doctor(profile_name: str | None = None) -> tuple[int, str]:
                 "old; remove .venv and run make again"
             )
     lines.append(f"  bf16 on the CPU: {cpu_bf16()[1]}")
-    vllm = "installed" if find_spec("vllm") else "not installed"
-    lines.append(f"  vLLM: {vllm} (the kit does not sample with it yet)")
+    lines.append(f"  vLLM: {'installed' if find_spec('vllm') else 'not installed'}")
     problems = wrong_versions()
     lines.append("packages" if problems else "packages: as pinned")
     lines += [f"  {p}" for p in problems]
@@ -132,7 +147,7 @@ def doctor(profile_name: str | None = None) -> tuple[int, str]:
     asked = profile_name or profiles.DEFAULT
     profile = None
     try:
-        profile = profiles.load_profile(asked)
+        profile = profiles.load_profile(asked, overrides)
         machine = profiles.resolve(profile)
         lines.append(f"profile {profile.name} here")
         for field in ("device", "dtype", "autocast_bf16", "threads", "backend"):
@@ -144,6 +159,10 @@ def doctor(profile_name: str | None = None) -> tuple[int, str]:
     missing = missing_for(profile) if profile else ["its own values"]
     best = next((n for n in ("paper", "gpu", "colab", "laptop", "smoke") if not fits.get(n, ["?"])), None)
     lines.append(f"take: {best}" if best else "no profile fits this machine as it is")
+    if profile_name and profile:
+        made = planner.plan(asked, overrides, card)
+        missing = [*missing, *made["problems"]]
+        lines += ["", plan_text.text(made)]
     return (1 if missing or problems or not fine else 0), "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer
 
 from rlhf_kit.errors import KitError
 from rlhf_kit.machine import Machine, resolve
@@ -21,8 +21,27 @@ FOLDER = PROJECT / "data" / "profiles"
 DEFAULT = "laptop"
 
 
+_LATER = {"later": True}
+
+
+def _later(default: Any, **limits: Any) -> Any:
+    """A field that came after results had been recorded; see `_Section`."""
+    return Field(default, json_schema_extra=_LATER, **limits)
+
+
 class _Section(BaseModel):
+    """Keys of stages and of recorded results are hashes of dumped sections. A later field at its default changes
+    nothing, so it stays out of dumps, and what was made before it came is still found."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler):
+        values = handler(self)
+        for name, field in type(self).model_fields.items():
+            if field.json_schema_extra == _LATER and getattr(self, name) == field.default:
+                values.pop(name, None)
+        return values
 
 
 class Init(_Section):
@@ -38,6 +57,7 @@ class Lora(_Section):
     alpha: int = Field(32, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
     target: str = "all-linear"
+    quantization: Literal["none", "nf4"] = _later("none")  # nf4: the frozen weights in 4 bits (QLoRA)
 
 
 class Model(_Section):
@@ -91,6 +111,9 @@ class Training(_Section):
     schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     max_grad_norm: float = Field(1.0, gt=0)
     max_length: int | None = Field(None, gt=8)  # tokens; null = model.max_length
+    # what becomes of a row over max_length: left out and counted, or cut, keeping its end or its start
+    truncation: Literal["drop", "keep_end", "keep_start"] = _later("drop")
+    packing: bool = _later(False)  # several rows in one sequence of max_length tokens
     start: str | None = None  # the checkpoint that training starts from; null = the course's choice
     released: str | None = None  # a released model to use instead of training one
 
@@ -106,6 +129,7 @@ class Sampling(_Section):
     max_new_tokens: int = Field(80, gt=0)
     batch_size: int = Field(256, gt=0)
     backend: Literal["auto", "transformers", "vllm"] = "auto"
+    server: list[str] | None = _later(None)  # addresses of OpenAI-compatible servers, http://host:8000/v1
 
 
 class Labeling(_Section):
@@ -134,6 +158,15 @@ class Evaluation(_Section):
     best_of_prompts: int = Field(150, gt=0)
 
 
+class Launch(_Section):
+    """How training is started: processes (one a GPU), what they share of the model (see `accelerate launch`), and
+    the card that the planner reckons with (`rlhf_kit.memory.CARDS`)."""
+
+    processes: int = Field(1, gt=0)
+    strategy: Literal["none", "ddp", "fsdp2", "zero2", "zero3"] = "none"
+    card: Literal["t4", "l4", "a100-40", "a100-80", "h100-80", "h200"] | None = None
+
+
 class Profile(_Section):
     name: str
     requires_gpu: bool = False
@@ -147,6 +180,7 @@ class Profile(_Section):
     labeling: Labeling = Labeling()
     dpo: Dpo = Dpo()
     evaluation: Evaluation = Evaluation()
+    launch: Launch = _later(Launch())
 
 
 # ---------------------------------------------------------------- loading
@@ -240,6 +274,7 @@ def load_profile(name_or_path: str | Path = DEFAULT, overrides: dict[str, Any] |
         inherited = _read(FOLDER / f"{base}.yaml")
         inherited.pop("name", None)  # another name: the base's bands were not recorded for these values
         values = _merge(inherited, values)
+    _check_adapter(values, overrides or {}, where)
     for dotted, value in (overrides or {}).items():
         _set(values, dotted, value)
     if overrides:
@@ -253,8 +288,20 @@ def load_profile(name_or_path: str | Path = DEFAULT, overrides: dict[str, Any] |
     return profile
 
 
+def _check_adapter(values: dict, overrides: dict[str, Any], where: str) -> None:
+    """KitError for an adapter's detail where all weights are trained: it would turn LoRA on unasked."""
+    details = [key for key in overrides if key.startswith("model.lora.")]
+    full = not (values.get("model") or {}).get("lora")
+    if details and full and not {"model.lora", "model.lora.r"} & set(overrides):
+        raise KitError(
+            f"{where}: {details[0]} needs an adapter, and model.lora is null (all weights are trained); "
+            f"set model.lora.r and model.lora.alpha as well"
+        )
+
+
 def _check(profile: Profile, where: str) -> None:
     """What no single field can tell."""
+    _check_launch(profile, where)
     if profile.data.kind == "file":
         missing = [
             k
@@ -280,6 +327,44 @@ def _check(profile: Profile, where: str) -> None:
             f"{where}: sampling.max_new_tokens ({profile.sampling.max_new_tokens}) must be smaller than "
             f"model.max_length ({profile.model.max_length})"
         )
+
+
+def _check_launch(profile: Profile, where: str) -> None:
+    """Processes, shares of the model, batches and engines that do not go together."""
+    launch, lora, sampling = profile.launch, profile.model.lora, profile.sampling
+    if launch.processes == 1 and launch.strategy != "none":
+        raise KitError(
+            f"{where}: launch.strategy {launch.strategy} divides work over processes, and launch.processes is 1; "
+            f"set launch.strategy to none, or launch.processes to the number of GPUs"
+        )
+    if launch.processes > 1 and launch.strategy == "none":
+        raise KitError(
+            f"{where}: launch.processes is {launch.processes} and launch.strategy is none; "
+            f"say ddp, fsdp2, zero2 or zero3"
+        )
+    if lora and lora.quantization != "none" and launch.strategy in ("fsdp2", "zero3"):
+        raise KitError(
+            f"{where}: model.lora.quantization {lora.quantization} and launch.strategy {launch.strategy}: 4-bit "
+            f"weights are not divided over processes here; take ddp or zero2"
+        )
+    if sampling.server and sampling.backend != "auto":
+        raise KitError(
+            f"{where}: sampling.server and sampling.backend {sampling.backend} exclude each other; "
+            f"set sampling.backend to auto to use the servers"
+        )
+    if sampling.server is not None and not sampling.server:
+        raise KitError(f"{where}: sampling.server is an empty list; give addresses, or null")
+    for name in ("sft", "reward", "pairwise", "dpo"):
+        section = getattr(profile, name)
+        micro = section.micro_batch_size or 1
+        if section.batch_size % (micro * launch.processes):
+            micros = f"{name}.micro_batch_size {micro} x " if section.micro_batch_size else ""
+            raise KitError(
+                f"{where}: {name}.batch_size {section.batch_size} is not a multiple of {micros}"
+                f"launch.processes {launch.processes}"
+            )
+        if section.packing and name in ("reward", "dpo"):
+            raise KitError(f"{where}: {name}.packing cannot be true: a pair's two sides must stay apart")
 
 
 def sources(profile: Profile) -> list[str]:

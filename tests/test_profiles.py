@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 
-from rlhf_kit import profiles
+from rlhf_kit import profiles, provenance
 from rlhf_kit.errors import KitError
 
 OWN = {"model.path": "some/model", "data.preferences": "pairs.jsonl"}
@@ -42,6 +42,57 @@ def test_the_paper_profile_holds_the_papers_values():
     )
     assert (paper.data.iterations, paper.data.prompts_per_iteration, paper.sampling.n) == (3, 20000, 8)
     assert paper.dpo.reference == "sft" and paper.dpo.warm_start and paper.labeling.rule == "max_min"
+
+
+@pytest.mark.parametrize("name", ["paper", "gpu", "colab"])
+def test_every_leaf_value_stands_in_the_file_with_its_source(name):
+    shown = {v.field: v.source for v in provenance.values(name)}
+    fields = provenance.comments(profiles.FOLDER / f"{name}.yaml")
+    for field, value in provenance.leaves(profiles.load_profile(name)).items():
+        assert field in fields, f"{name}.yaml leaves {field} to a default"
+        kind = re.match(r"[a-z]+", shown[field])
+        assert kind and kind.group() in provenance.KINDS, f"{name}.yaml: {field} ({value}) says {shown[field]!r}"
+
+
+def test_the_papers_profile_agrees_with_the_table_of_what_its_sources_say():
+    """A value that claims a source has that very value in data/paper_numbers/recipe.yaml; a change of one fails."""
+    table = provenance.recipe()["fields"]
+    values = {v.field: v for v in provenance.values("paper")}
+    assert not set(table) - set(values), "the table speaks of fields that no profile has"
+    for field, one in values.items():
+        place = re.split(r"[:;]", one.source)[0].strip()
+        if place == "ours":
+            if field in table:  # the sources say something and it was not taken
+                assert table[field]["why"] and one.others, field
+            continue
+        claimed = [s for s in table[field]["says"] if s["where"].startswith(place)]
+        assert [s["value"] for s in claimed if s["value"] == one.value], f"{field}: {one.value} ({one.source})"
+        assert not one.others or one.why, f"{field}: sources disagree and nothing says why {one.value} was taken"
+
+
+def test_the_papers_disagreements_are_all_in_the_table():
+    said = {v.field: {str(o["value"]) for o in v.others} for v in provenance.values("paper")}
+    assert said["sampling.n"] == {"16", "4"} and said["sampling.temperature"] == {"0.7"}
+    assert said["dpo.reference"] == {"previous"} and said["dpo.batch_size"] == {"32"}
+    assert said["dpo.label_smoothing"] == {"0.1"} and said["dpo.truncation"] == {"keep_start"}
+    assert said["dpo.warmup_ratio"] == {"0.0", "100 steps"} and said["sft.epochs"] == {"2", "3"}
+    for group in (provenance.recipe()["fields"], provenance.recipe()["beside"]):
+        for name, entry in group.items():
+            assert all(set(s) == {"value", "where"} for s in entry["says"]), name
+    assert "bf16" in provenance.recipe()["beside"]["number format"]["taken"]
+    assert sum(row[1] for row in provenance.recipe()["lengths"]) == 848965  # table 5's pairs
+
+
+def test_sources_of_changed_and_inherited_values(tmp_path):
+    one = {v.field: v for v in provenance.values("paper", {"dpo.reference": "previous", "dpo.beta": 0.2})}
+    assert one["dpo.reference"].source == one["dpo.beta"].source == "given with --set"
+    assert [o["value"] for o in one["dpo.reference"].others] == ["sft", "sft"] and one["dpo.reference"].why is None
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: paper\ndpo:\n  beta: 0.3  # ours: a try\n  epochs: 1\n")
+    mine = {v.field: v.source for v in provenance.values(path)}
+    assert mine["dpo.beta"] == "ours: a try" and mine["dpo.epochs"] == "mine.yaml, without a source"
+    assert mine["dpo.learning_rate"] == "paper section 3.3" and mine["launch.card"].startswith("ours")
+    assert {v.field: v.source for v in provenance.values("smoke")}["launch.processes"] == "the kit's default"
 
 
 def test_every_value_of_the_paper_and_laptop_profiles_names_its_source():
@@ -84,6 +135,36 @@ def test_overrides_are_dotted_keys():
         ({"sampling.max_new_tokens": 500}, r"max_new_tokens \(500\) must be smaller than model.max_length"),
         ({"model.path": None}, r"model.path and model.init are both empty"),
         ({"model.init": {"hidden_size": 64}}, r"exclude each other"),
+        ({"launch.strategy": "zero3"}, r"launch.strategy zero3 divides work .* launch.processes is 1; set"),
+        ({"launch.processes": 2}, r"launch.processes is 2 and launch.strategy is none; say ddp"),
+        (
+            {"launch.processes": 3, "launch.strategy": "ddp"},
+            r"sft.batch_size 32 is not a multiple of launch.processes 3",
+        ),
+        (
+            {"launch.processes": 2, "launch.strategy": "ddp", "dpo.micro_batch_size": 3},
+            r"dpo.batch_size 16 is not a multiple of dpo.micro_batch_size 3 x launch.processes 2",
+        ),
+        ({"reward.micro_batch_size": 5}, r"reward.batch_size 16 is not a multiple of reward.micro_batch_size 5"),
+        (
+            {"sampling.server": ["http://a:8000/v1"], "sampling.backend": "vllm"},
+            r"sampling.server and sampling.backend vllm exclude each other",
+        ),
+        ({"sampling.server": []}, r"sampling.server is an empty list"),
+        ({"dpo.packing": True}, r"dpo.packing cannot be true"),
+        ({"dpo.truncation": "left"}, r"dpo.truncation is 'left': input should be 'drop', 'keep_end' or"),
+        (
+            {"model.lora.quantization": "nf4"},
+            r"model.lora.quantization needs an adapter, and model.lora is null",
+        ),
+        (
+            {
+                "model.lora": {"quantization": "nf4"},
+                "launch.processes": 2,
+                "launch.strategy": "fsdp2",
+            },
+            r"model.lora.quantization nf4 and launch.strategy fsdp2: 4-bit",
+        ),
     ],
 )
 def test_wrong_values_give_one_sentence(overrides, message):
@@ -155,3 +236,17 @@ def test_a_gpu_profile_without_a_gpu_is_refused(monkeypatch):
 def test_vllm_is_refused_before_anything_starts():
     with pytest.raises(KitError, match="cannot sample with vLLM yet; say auto"):
         profiles.resolve(profiles.load_profile("laptop", {"sampling.backend": "vllm"}))
+
+
+def test_a_later_field_at_its_default_leaves_the_keys_of_recorded_results_alone():
+    """Keys as they were before `launch`, `server`, `truncation`, `packing` and `quantization` existed."""
+    from rlhf_kit.files import stable_hash
+
+    laptop = profiles.load_profile("laptop")
+    assert stable_hash(laptop) == "0af5be61d3e9" and stable_hash(laptop.dpo) == "1e12e8060017"
+    assert "launch" not in laptop.model_dump() and "packing" not in laptop.sft.model_dump(mode="json")
+    two = profiles.load_profile("laptop", {"launch.processes": 2, "launch.strategy": "ddp"})
+    assert stable_hash(two) != "0af5be61d3e9"
+    changed = profiles.load_profile("laptop", {"dpo.truncation": "keep_end", "sampling.server": ["http://a:1/v1"]})
+    assert changed.dpo.model_dump()["truncation"] == "keep_end" and "packing" not in changed.dpo.model_dump()
+    assert profiles.Profile.model_validate(changed.model_dump()) == changed
