@@ -14,8 +14,8 @@ from rlhf_kit.stages_data import pick, prompt_table
 from rlhf_kit.stages_policy import pairwise_model, reward_model
 
 # Modules whose source decides what sampling and scoring make: part of the content keys.
-SAMPLING = ("sampling", "decoding", "batching", "chat", "models")
-SCORING = ("rewards", "batching", "chat", "models")
+SAMPLING = ("sampling", "decoding", "batching", "chat", "tokens", "models")
+SCORING = ("rewards", "batching", "chat", "tokens", "models")
 
 
 def responses(
