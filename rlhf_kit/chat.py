@@ -102,7 +102,7 @@ def _ids(tokenizer, text: str) -> list[int]:
     )  # the text itself starts with a break
 
 
-def _adds_bos(tokenizer) -> bool:
+def adds_bos(tokenizer) -> bool:
     bos = tokenizer.bos_token_id
     return bos is not None and tokenizer("a")["input_ids"][0] == bos
 
@@ -118,7 +118,7 @@ def encode_turns(tokenizer, messages: Sequence[dict]) -> tuple[list[int], list[b
         ids += piece
         mask += [answer] * len(piece)
     bos = tokenizer.bos_token_id
-    if bos is not None and bos != tokenizer.eos_token_id and ids[0] != bos and _adds_bos(tokenizer):
+    if bos is not None and bos != tokenizer.eos_token_id and ids[0] != bos and adds_bos(tokenizer):
         ids, mask = [bos, *ids], [False, *mask]
     return ids, mask
 

@@ -82,6 +82,29 @@ def check_weights(files: Sequence[str], where: str, weights: str | None = ".safe
     raise KitError(f"the model {where} has no {weights} file; save the model with safetensors")
 
 
+def files(model_id: str, ending: str) -> list[str]:
+    """The names of a hub repository's files with this ending: on the hub, or in the cache without a network."""
+    import huggingface_hub
+
+    if check(model_id, weights=ending):
+        snapshot = Path(huggingface_hub.snapshot_download(model_id, local_files_only=True))
+        return sorted(str(f.relative_to(snapshot)) for f in snapshot.rglob(f"*{ending}"))
+    return sorted(name for name in _hub_files(model_id) if name.endswith(ending))
+
+
+def download(model_id: str, file: str) -> Path:
+    """One file of a hub repository, from the cache or the hub; KitError when it is not there."""
+    import huggingface_hub
+
+    options = check(model_id, weights=None)
+    try:
+        return Path(huggingface_hub.hf_hub_download(model_id, file, **options))
+    except huggingface_hub.errors.RemoteEntryNotFoundError:
+        raise KitError(f"the hub model {model_id} has no file {file}") from None
+    except Exception as error:
+        raise KitError(explain(model_id, error) or f"{file} of {model_id}: {_first_line(error)}") from error
+
+
 @lru_cache(maxsize=64)
 def _hub_files(model_id: str) -> tuple[str, ...]:
     """The files of a hub repository, once it is known that they may be downloaded."""
