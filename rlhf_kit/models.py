@@ -191,6 +191,31 @@ def load_reward_model(path: str | Path, machine):
     return model.to(machine.device).eval(), tokenizer
 
 
+def is_multi_objective(path: str | Path) -> bool:
+    """Whether a model folder or hub id holds a multi-objective reward model with a gate (ArmoRM)."""
+    where = resolve_model(path)
+    return _is_gated(_config(where, **hub.check(where)))
+
+
+def load_gated(path: str | Path, machine, architecture):
+    """(multi-objective reward model of the class `architecture`, its tokenizer); see `multi_objective`."""
+    where = resolve_model(path)
+    options = hub.check(where)
+    if not _is_gated(_config(where, **options)):
+        raise KitError(f"the model {path} is not a multi-objective reward model with a gate")
+    tokenizer = load_tokenizer(path, template_required=True)
+    model = _fit(_open(architecture, path, where, machine, **options), tokenizer)
+    return model.to(machine.device).eval(), tokenizer
+
+
+def load_judge(path: str | Path, machine):
+    """`load_policy` for a pairwise model: its tokenizer must bring the chat template that it was trained with."""
+    if str(path).endswith(".gguf"):
+        return load_policy(path, machine)
+    resolve_model(path)  # the model's own faults are told before the tokenizer's
+    return load_policy(path, machine, tokenizer=load_tokenizer(path, template_required=True))
+
+
 def new_reward_model(path: str | Path, machine, seed: int):
     """(reward model whose backbone is the causal model at `path` and whose head is new, its tokenizer).
 
