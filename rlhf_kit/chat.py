@@ -10,101 +10,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlhf_kit.errors import KitError
-
-PLAIN_TEMPLATE = (
-    "{{- bos_token if bos_token and bos_token != eos_token else '' -}}"
-    "{%- for message in messages -%}"
-    "{%- if message['role'] == 'assistant' -%}"
-    "{{- '\\n\\nAssistant:\\n' -}}{%- generation -%}{{- message['content'] + eos_token -}}{%- endgeneration -%}"
-    "{%- elif message['role'] == 'system' -%}"
-    "{{- 'System:\\n' + message['content'] + '\\n\\n' -}}"
-    "{%- else -%}"
-    "{{- '\\n\\nHuman:\\n' if not loop.first and messages[loop.index0 - 1]['role'] != 'system' else 'Human:\\n' -}}"
-    "{{- message['content'] -}}"
-    "{%- endif -%}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{- '\\n\\nAssistant:\\n' -}}{%- endif -%}"
+from rlhf_kit.tokens import (
+    LLAMA3_TEMPLATE,
+    PLAIN_TEMPLATE,
+    PROBE,
+    control_tokens,
+    neutralise,
+    prepare_tokenizer,
+    render,
+    stop_ids,
+    without_control_tokens,
 )
-_PROBE = [{"role": "user", "content": "probe"}]
 
-
-def prepare_tokenizer(tokenizer):
-    """Make a tokenizer fit for training: a pad token that is not EOS, a chat template, an end-of-turn token as EOS.
-
-    Changes it in place and returns it; every change is a sentence in `tokenizer.kit_notes`. Twice is as good as once.
-    A new pad token makes the vocabulary one longer: the model's embeddings must follow (`models.load_policy` sees to
-    it). KitError without an EOS token, or when the template cannot show where an answer ends.
-    """
-    notes = list(getattr(tokenizer, "kit_notes", []))
-    if tokenizer.eos_token_id is None:
-        raise KitError(
-            f"the tokenizer {tokenizer.name_or_path or ''} has no end-of-sequence token; set eos_token in its "
-            "tokenizer_config.json"
-        )
-    if not tokenizer.chat_template:
-        tokenizer.chat_template = PLAIN_TEMPLATE
-        notes.append("no chat template: a plain Human/Assistant one was added, turns end with the EOS token")
-    end = _template_end(tokenizer)
-    if end is not None and end != tokenizer.eos_token:
-        notes.append(
-            f"EOS was {tokenizer.eos_token!r}, but the template ends a turn with {end!r}: EOS is now {end!r}"
-        )
-        tokenizer.eos_token = end
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in (
-        tokenizer.eos_token_id,
-        tokenizer.bos_token_id,
-    ):
-        before = tokenizer.pad_token
-        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
-        notes.append(
-            f"pad was {before!r}: a pad token <|pad|> of its own was added, so that EOS is never masked"
-        )
-    tokenizer.kit_notes = notes
-    return tokenizer
-
-
-def _template_end(tokenizer) -> str | None:
-    """The special token with which the template ends an assistant turn; None when it writes none."""
-    start = _render(tokenizer, _PROBE, True)
-    whole = _render(tokenizer, [*_PROBE, {"role": "assistant", "content": "answer"}], False)
-    if not whole.startswith(start) or "answer" not in whole[len(start) :]:
-        raise KitError(
-            "the chat template writes a prompt differently once it is answered; give the tokenizer a template "
-            "whose prompt (with add_generation_prompt) is how the answered conversation begins"
-        )
-    tail = whole[len(start) :].split("answer", 1)[1]
-    found = [(tail.find(token), -len(token), token) for token in control_tokens(tokenizer) if token in tail]
-    return min(found)[2] if found else None
-
-
-def control_tokens(tokenizer) -> list[str]:
-    """The strings that the tokenizer turns into control tokens wherever they stand."""
-    return [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-
-
-def neutralise(tokenizer, text: str) -> str:
-    """`text` with every control token broken by a space ("<end>" becomes "< end>"), so that it is plain text."""
-    for token in control_tokens(tokenizer):
-        if len(token) > 1:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-    return text
-
-
-def _render(tokenizer, messages, add_generation_prompt: bool) -> str:
-    return tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=add_generation_prompt
-    )
+__all__ = [
+    "LLAMA3_TEMPLATE",
+    "PLAIN_TEMPLATE",
+    "check_ids",
+    "control_tokens",
+    "decode_response",
+    "encode_conversation",
+    "encode_prompt",
+    "encode_rendered",
+    "encode_turns",
+    "letter_ids",
+    "neutralise",
+    "pair_messages",
+    "pair_prompt",
+    "prepare_tokenizer",
+    "stop_ids",
+]
 
 
 def _pieces(tokenizer, messages: Sequence[dict]) -> list[tuple[str, bool]]:
     """The rendered conversation as (text, is an assistant's answer with its end token) pieces, in order."""
-    tokens = control_tokens(tokenizer)
-    clean = []
-    for message in messages:
-        content = message["content"]
-        if any(token in content for token in tokens):
-            content = neutralise(tokenizer, content)
-        clean.append({"role": message["role"], "content": content})
+    clean = without_control_tokens(tokenizer, messages)
     eos, done, pieces = tokenizer.eos_token, "", []
     for k, message in enumerate(clean):
         if message["role"] != "assistant":
@@ -113,8 +52,8 @@ def _pieces(tokenizer, messages: Sequence[dict]) -> list[tuple[str, bool]]:
             raise KitError(
                 "a conversation must start with a user turn, this one starts with an assistant turn"
             )
-        head = _render(tokenizer, clean[:k], True)
-        whole = _render(tokenizer, clean[: k + 1], False)
+        head = render(tokenizer, clean[:k], True)
+        whole = render(tokenizer, clean[: k + 1], False)
         if not head.startswith(done) or not whole.startswith(head):
             raise KitError(
                 "the chat template writes earlier turns differently once more turns follow; the tokens of a "
@@ -129,7 +68,7 @@ def _pieces(tokenizer, messages: Sequence[dict]) -> list[tuple[str, bool]]:
             pieces += [(head[len(done) :], False), (answer + eos, True)]
             done = whole
     if clean[-1]["role"] != "assistant":
-        head = _render(tokenizer, clean, True)
+        head = render(tokenizer, clean, True)
         if not head.startswith(done):
             raise KitError("the chat template writes earlier turns differently once more turns follow")
         pieces.append((head[len(done) :], False))
@@ -163,7 +102,7 @@ def _ids(tokenizer, text: str) -> list[int]:
     )  # the text itself starts with a break
 
 
-def _adds_bos(tokenizer) -> bool:
+def adds_bos(tokenizer) -> bool:
     bos = tokenizer.bos_token_id
     return bos is not None and tokenizer("a")["input_ids"][0] == bos
 
@@ -179,7 +118,7 @@ def encode_turns(tokenizer, messages: Sequence[dict]) -> tuple[list[int], list[b
         ids += piece
         mask += [answer] * len(piece)
     bos = tokenizer.bos_token_id
-    if bos is not None and bos != tokenizer.eos_token_id and ids[0] != bos and _adds_bos(tokenizer):
+    if bos is not None and bos != tokenizer.eos_token_id and ids[0] != bos and adds_bos(tokenizer):
         ids, mask = [bos, *ids], [False, *mask]
     return ids, mask
 
@@ -210,11 +149,35 @@ def encode_conversation(tokenizer, messages: Sequence[dict]) -> list[int]:
     return ids
 
 
+def encode_rendered(tokenizer, messages: Sequence[dict], bos: bool = True) -> list[int]:
+    """Token ids of a conversation exactly as its own template writes it, to the last character.
+
+    How the released reward models are asked: the template without a generation prompt, its BOS text removed,
+    ordinary tokenisation. Whatever the template writes behind the last turn (the first Llama-3 template always
+    opened an assistant's turn) is kept, and the last token is the one they are read at. bos: whether one BOS stands in
+    front; the released ones were trained without, their scripts ask with one (about a point of RewardBench).
+    KitError when the last message is not the assistant's or the template leaves its end token out.
+    """
+    if not messages or messages[-1]["role"] != "assistant":
+        raise KitError("a conversation must end with an assistant turn")
+    text = render(tokenizer, without_control_tokens(tokenizer, messages), False)
+    start = tokenizer.bos_token_id
+    if start is not None and start != tokenizer.eos_token_id:
+        text = text.replace(tokenizer.bos_token, "")
+    ids = list(tokenizer(text, verbose=False)["input_ids"])
+    if start is not None and start != tokenizer.eos_token_id:
+        ids = [i for i in ids if i != start]
+        ids = [start, *ids] if bos else ids
+    if tokenizer.eos_token_id not in ids:
+        raise KitError(f"the chat template ends no turn with {tokenizer.eos_token!r}, where a reward would be read")
+    return ids
+
+
 def decode_response(tokenizer, ids: Sequence[int]) -> str:
-    """The text of a response: what stands before the first EOS, without control tokens."""
+    """The text of a response: what stands before the first end token (`stop_ids`), without control tokens."""
     ids = [int(i) for i in ids]
-    if tokenizer.eos_token_id in ids:
-        ids = ids[: ids.index(tokenizer.eos_token_id)]
+    stop = stop_ids(tokenizer)
+    ids = ids[: next((k for k, token in enumerate(ids) if token in stop), len(ids))]
     glue = _glue(tokenizer)  # in context, so that a first space is neither lost nor invented
     text = tokenizer.decode([*glue, *ids], skip_special_tokens=True, clean_up_tokenization_spaces=False)
     text = text[text.index("\n") + 1 :] if glue else text
@@ -225,8 +188,8 @@ def _answer_opening(tokenizer) -> str:
     """What the template itself writes before an answer's text, such as one space: not a part of the answer."""
     found = getattr(tokenizer, "_kit_opening", None)
     if found is None or found[0] != tokenizer.chat_template:
-        start = _render(tokenizer, _PROBE, True)
-        whole = _render(tokenizer, [*_PROBE, {"role": "assistant", "content": "answer"}], False)
+        start = render(tokenizer, PROBE, True)
+        whole = render(tokenizer, [*PROBE, {"role": "assistant", "content": "answer"}], False)
         found = (tokenizer.chat_template, whole[len(start) :].split("answer", 1)[0])
         tokenizer._kit_opening = found
     return found[1]
@@ -271,7 +234,7 @@ def letter_ids(tokenizer) -> tuple[int, int]:
     """Token ids of the answers A and B right behind the assistant's header; KitError unless each is one token."""
     found = []
     for letter in "AB":
-        ids, mask = encode_turns(tokenizer, [*_PROBE, {"role": "assistant", "content": letter}])
+        ids, mask = encode_turns(tokenizer, [*PROBE, {"role": "assistant", "content": letter}])
         answer = [i for i, own in zip(ids, mask, strict=True) if own]
         if len(answer) != 2 or answer[1] != tokenizer.eos_token_id:
             raise KitError(

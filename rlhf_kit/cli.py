@@ -1,4 +1,4 @@
-"""The command line: `python -m rlhf_kit run|sweep|report|doctor`."""
+"""The command line: `python -m rlhf_kit run|sweep|report|doctor|export`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m rlhf_kit", description="Online RLHF as a course of notebooks."
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="run|sweep|report|doctor")
+    commands = top.add_subparsers(dest="command", required=True, metavar="run|sweep|report|doctor|export")
 
     run = commands.add_parser("run", help="execute the notebooks of the course headlessly")
     run.add_argument("--profile", default="laptop", help="a profile's name or a YAML file (default: laptop)")
@@ -90,6 +90,13 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--card", help="plan for this card: t4, l4, a100-40, a100-80, h100-80, h200")
     doctor.add_argument("--json", action="store_true", help="only the plan, as JSON")
     doctor.add_argument("--bench", action="store_true", help="measure this machine's speed instead")
+
+    export = commands.add_parser("export", help="take a policy out of a run, with a model card")
+    export.add_argument("--policy", required=True, help="folder of a policy, a stage or a LoRA adapter")
+    export.add_argument("--out", required=True, type=Path, help="a new folder")
+    export.add_argument("--format", default="safetensors", choices=("safetensors", "gguf"))
+    export.add_argument("--dtype", choices=("float32", "float16", "bfloat16"))
+    export.add_argument("--base", help="base model of a LoRA adapter, if not the one that it names")
     return top
 
 
@@ -132,6 +139,11 @@ def main(arguments: list[str] | None = None) -> int:
             from rlhf_kit.report import report
 
             print(report(args.run, args.against))
+            return 0
+        if args.command == "export":
+            from rlhf_kit.exporting import export
+
+            print(f"exported to {export(args.policy, args.out, args.format, dtype=args.dtype, base=args.base)}")
             return 0
         from rlhf_kit import doctor
 

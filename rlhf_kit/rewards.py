@@ -5,25 +5,33 @@ prompts: one list of messages per response (or a row with "prompt"); responses: 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from rlhf_kit import chat
+from rlhf_kit import chat, released
 from rlhf_kit.batching import by_length, pad
 from rlhf_kit.errors import KitError
 from rlhf_kit.runs import derive_seed
+from rlhf_kit.scoring import check_length, messages_of, same_length
 
 
 class BradleyTerry:
     """A trained scalar reward model (arXiv 2405.07863 eq. 1): the raw logit at the end-of-turn token.
 
-    path: folder of the model, or a loaded (model, tokenizer).
+    path: folder of the model, a hub id, or a loaded (model, tokenizer).
+    like: the hub id of the released model that `path` is a copy of. Released models (`released.find`) are asked as
+        their authors do: the text is their own template's to its last character, and the last token is read.
+    bos: for those, whether one BOS stands in front (default: as their scripts do).
     """
 
-    def __init__(self, path, machine, name: str = "bt", batch_size: int = 128):
+    def __init__(self, path, machine, name: str = "bt", batch_size: int = 128, *, like: str | None = None,
+                 bos: bool | None = None):
         from rlhf_kit.models import load_reward_model
 
+        known = _known(path, like, "reward")
+        self.rendered = known is not None
+        self.bos = bos if bos is not None or known is None else known.bos
         self.model, self.tokenizer = path if isinstance(path, tuple) else load_reward_model(path, machine)
         self.model.eval()
         self.name, self.batch_size = name, batch_size
@@ -35,18 +43,20 @@ class BradleyTerry:
         """Rewards (N,) float32. KitError if a conversation is too long or does not end its last turn."""
         import torch
 
-        _same_length(prompts, responses)
+        same_length(prompts, responses)
         rows = []
         for number, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-            answer = {"role": "assistant", "content": response}
-            ids = chat.encode_conversation(self.tokenizer, [*_messages(prompt), answer])
-            _check_scored(ids, self.tokenizer, self.model.config, number)
+            talk = [*messages_of(prompt), {"role": "assistant", "content": response}]
+            ids = self._encode(talk)
+            if not self.rendered and ids[-1] != self.tokenizer.eos_token_id:
+                raise KitError(f"response {number} does not end with the end-of-turn token, where the reward is read")
+            check_length(ids, self.model.config, number)
             rows.append(ids)
         rewards = np.zeros(len(rows), dtype=np.float32)
         for index in by_length([len(ids) for ids in rows], self.batch_size):
             ids, mask = pad([rows[i] for i in index], self.tokenizer.pad_token_id, "right", self.model.device)
             with torch.inference_mode():
-                # transformers reads the rightmost token that is not padding: the end of turn checked above.
+                # transformers reads the rightmost token that is not padding: the last one of the row.
                 logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             rewards[index] = logits[:, 0].float().cpu().numpy()
         if not np.isfinite(rewards).all():
@@ -54,14 +64,26 @@ class BradleyTerry:
                            f"{int(np.flatnonzero(~np.isfinite(rewards))[0])}; its weights are damaged")
         return rewards
 
+    def _encode(self, talk) -> list[int]:
+        if self.rendered:
+            return chat.encode_rendered(self.tokenizer, talk, self.bos)
+        return chat.encode_conversation(self.tokenizer, talk)
+
 
 class Pairwise:
-    """The pairwise preference model (paper section 2.1): P(A) / (P(A) + P(B)) at the next token."""
+    """The pairwise preference model (paper section 2.1): P(A) / (P(A) + P(B)) at the next token.
 
-    def __init__(self, path, machine, name: str = "pairwise", batch_size: int = 64):
-        from rlhf_kit.models import load_policy
+    path: folder, hub id, .gguf file, or a loaded (model, tokenizer). like, bos: as in `BradleyTerry`; the released model
+    was trained and is asked without BOS.
+    """
 
-        self.model, self.tokenizer = path if isinstance(path, tuple) else load_policy(path, machine)
+    def __init__(self, path, machine, name: str = "pairwise", batch_size: int = 64, *, like: str | None = None,
+                 bos: bool | None = None):
+        from rlhf_kit.models import load_judge
+
+        known = _known(path, like, "pairwise")
+        self.bos = bos if bos is not None else known is None or known.bos
+        self.model, self.tokenizer = path if isinstance(path, tuple) else load_judge(path, machine)
         self.model.eval()
         self.name, self.batch_size = name, batch_size
         self.letters = chat.letter_ids(self.tokenizer)
@@ -79,8 +101,8 @@ class Pairwise:
 
     def both_orders(self, prompts: Sequence, a: Sequence[str], b: Sequence[str]):
         """P(a over b) with a shown as response A, and with a shown as response B: two (N,) float64 arrays."""
-        _same_length(prompts, a)
-        _same_length(prompts, b)
+        same_length(prompts, a)
+        same_length(prompts, b)
         shown_first, mass = self._probability_of_a(prompts, a, b)
         shown_second, mass_back = self._probability_of_a(prompts, b, a)
         self.last_report = {
@@ -103,10 +125,10 @@ class Pairwise:
     def score(self, prompts: Sequence, responses: Sequence[str]) -> np.ndarray:
         """Mean P(this over another) among the responses to the same prompt, (N,) float32; a prompt's only
         response gets 0.5. Costs n(n-1) passes a prompt."""
-        _same_length(prompts, responses)
+        same_length(prompts, responses)
         groups: dict[str, list[int]] = {}
         for number, prompt in enumerate(prompts):
-            groups.setdefault(repr(_messages(prompt)), []).append(number)
+            groups.setdefault(repr(messages_of(prompt)), []).append(number)
         pairs = [(i, j) for group in groups.values() for k, i in enumerate(group) for j in group[k + 1:]]
         total, count = np.zeros(len(responses)), np.zeros(len(responses))
         if pairs:
@@ -121,8 +143,10 @@ class Pairwise:
         """(P(A) / (P(A) + P(B)), P(A) + P(B)) with a shown as A, b as B."""
         import torch
 
-        rows = [chat.encode_prompt(self.tokenizer, chat.pair_messages(_messages(prompt), x, y))
+        rows = [chat.encode_prompt(self.tokenizer, chat.pair_messages(messages_of(prompt), x, y))
                 for prompt, x, y in zip(prompts, a, b, strict=True)]
+        if not self.bos:
+            rows = [ids[1:] if ids[0] == self.tokenizer.bos_token_id else ids for ids in rows]
         limit = getattr(self.model.config, "max_position_embeddings", None)
         probability, mass = np.zeros(len(rows)), np.zeros(len(rows))
         for number, ids in enumerate(rows):
@@ -149,8 +173,8 @@ class Gold:
     def score(self, prompts: Sequence, responses: Sequence[str]) -> np.ndarray:
         from rlhf_kit import world
 
-        _same_length(prompts, responses)
-        gold = world.gold_utility([_messages(p) for p in prompts], list(responses))
+        same_length(prompts, responses)
+        gold = world.gold_utility([messages_of(p) for p in prompts], list(responses))
         return np.asarray(gold, dtype=np.float32)
 
 
@@ -161,8 +185,8 @@ class Random:
         self.seed, self.name = seed, name
 
     def score(self, prompts: Sequence, responses: Sequence[str]) -> np.ndarray:
-        _same_length(prompts, responses)
-        draws = [derive_seed(self.seed, "random-reward", repr(_messages(p)), text) / 2**31
+        same_length(prompts, responses)
+        draws = [derive_seed(self.seed, "random-reward", repr(messages_of(p)), text) / 2**31
                  for p, text in zip(prompts, responses, strict=True)]
         return np.array(draws, dtype=np.float32)
 
@@ -203,18 +227,25 @@ def flip_rate(shown_first: np.ndarray, shown_second: np.ndarray) -> float:
     return float(np.mean(np.sign(a_wins) * np.sign(a_wins_swapped) < 0))
 
 
-def _check_scored(ids, tokenizer, config, number: int) -> None:
-    if ids[-1] != tokenizer.eos_token_id:
-        raise KitError(f"response {number} does not end with the end-of-turn token, where the reward is read")
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit is not None and len(ids) > limit:
-        raise KitError(f"prompt and response {number} have {len(ids)} tokens; the reward model takes {limit}")
+def open_reward(path, machine, *, like: str | None = None):
+    """The scorer for a reward model of whichever kind: `BradleyTerry`, or `MultiObjective` for ArmoRM's kind."""
+    from rlhf_kit.models import is_multi_objective
+
+    if isinstance(path, tuple) or not is_multi_objective(path):
+        return BradleyTerry(path, machine, like=like)
+    from rlhf_kit.multi_objective import MultiObjective
+
+    return MultiObjective(path, machine)
 
 
-def _messages(prompt):
-    return prompt["prompt"] if isinstance(prompt, Mapping) else prompt
-
-
-def _same_length(prompts, responses) -> None:
-    if len(prompts) != len(responses):
-        raise KitError(f"{len(prompts)} prompts but {len(responses)} responses; give one prompt per response")
+def _known(path, like: str | None, kind: str):
+    """The released checkpoint to ask like, or None. KitError when `like` is none or of another kind."""
+    known = released.find(like or path)
+    if like is not None and known is None:
+        names = ", ".join(row["id"] for row in released.rows(kind))
+        raise KitError(f"like={like!r} is no released model that the kit knows; one of {names}")
+    if known is not None and known.kind not in (kind, "gguf"):
+        hint = {"reward": "rewards.BradleyTerry", "pairwise": "rewards.Pairwise",
+                "multi-objective": "multi_objective.MultiObjective"}.get(known.kind, "models.load_policy")
+        raise KitError(f"{like or path} is a {known.kind} model; open it with {hint}")
+    return known

@@ -14,8 +14,8 @@ from rlhf_kit.stages_data import pick, prompt_table
 from rlhf_kit.stages_policy import pairwise_model, reward_model
 
 # Modules whose source decides what sampling and scoring make: part of the content keys.
-SAMPLING = ("sampling", "decoding", "batching", "chat", "models")
-SCORING = ("rewards", "batching", "chat", "models")
+SAMPLING = ("sampling", "decoding", "batching", "chat", "tokens", "models")
+SCORING = ("rewards", "released", "multi_objective", "scoring", "batching", "chat", "tokens", "models")
 
 
 def responses(
@@ -100,7 +100,7 @@ def scorer_of(course: Course, scorer: str = "bt", model: Stage | Sequence[Stage]
     from rlhf_kit import rewards
 
     if scorer == "bt":
-        return rewards.BradleyTerry(model_folder(model or reward_model(course)), course.machine)
+        return rewards.open_reward(model_folder(model or reward_model(course)), course.machine)
     if scorer == "pairwise":
         return rewards.Pairwise(model_folder(model or pairwise_model(course)), course.machine)
     if scorer == "ensemble":

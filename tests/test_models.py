@@ -112,7 +112,7 @@ def test_wrong_paths_and_heads(tiny_folder, machine, tmp_path):
 def test_broken_folders(tiny_folder, machine, tmp_path):
     for name, spoil, words in (
         ("cut", lambda f: (f / "model.safetensors").write_bytes(b"\x10broken"), "cannot be opened"),
-        ("pickled", lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "cannot be opened"),
+        ("pickled", lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pickled"),
         ("json", lambda f: (f / "config.json").write_text("{"), "cannot be opened"),
         ("words", lambda f: (f / "tokenizer_config.json").unlink(), "has no tokenizer_config.json"),
     ):
