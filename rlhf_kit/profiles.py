@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer
 
 from rlhf_kit.errors import KitError
 from rlhf_kit.machine import Machine, resolve
@@ -21,8 +21,27 @@ FOLDER = PROJECT / "data" / "profiles"
 DEFAULT = "laptop"
 
 
+_LATER = {"later": True}
+
+
+def _later(default: Any, **limits: Any) -> Any:
+    """A field that came after results had been recorded; see `_Section`."""
+    return Field(default, json_schema_extra=_LATER, **limits)
+
+
 class _Section(BaseModel):
+    """Keys of stages and of recorded results are hashes of dumped sections. A later field at its default changes
+    nothing, so it stays out of dumps, and what was made before it came is still found."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler):
+        values = handler(self)
+        for name, field in type(self).model_fields.items():
+            if field.json_schema_extra == _LATER and getattr(self, name) == field.default:
+                values.pop(name, None)
+        return values
 
 
 class Init(_Section):
@@ -38,6 +57,7 @@ class Lora(_Section):
     alpha: int = Field(32, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
     target: str = "all-linear"
+    quantization: Literal["none", "nf4"] = _later("none")  # nf4: the frozen weights in 4 bits (QLoRA)
 
 
 class Model(_Section):
@@ -91,6 +111,9 @@ class Training(_Section):
     schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     max_grad_norm: float = Field(1.0, gt=0)
     max_length: int | None = Field(None, gt=8)  # tokens; null = model.max_length
+    # what becomes of a row over max_length: left out and counted, or cut, keeping its end or its start
+    truncation: Literal["drop", "keep_end", "keep_start"] = _later("drop")
+    packing: bool = _later(False)  # several rows in one sequence of max_length tokens
     start: str | None = None  # the checkpoint that training starts from; null = the course's choice
     released: str | None = None  # a released model to use instead of training one
 
@@ -106,6 +129,7 @@ class Sampling(_Section):
     max_new_tokens: int = Field(80, gt=0)
     batch_size: int = Field(256, gt=0)
     backend: Literal["auto", "transformers", "vllm"] = "auto"
+    server: list[str] | None = _later(None)  # addresses of OpenAI-compatible servers, http://host:8000/v1
 
 
 class Labeling(_Section):
@@ -134,6 +158,13 @@ class Evaluation(_Section):
     best_of_prompts: int = Field(150, gt=0)
 
 
+class Launch(_Section):
+    """How training is started: processes (one a GPU) and what they share of the model, see `accelerate launch`."""
+
+    processes: int = Field(1, gt=0)
+    strategy: Literal["none", "ddp", "fsdp2", "zero2", "zero3"] = "none"
+
+
 class Profile(_Section):
     name: str
     requires_gpu: bool = False
@@ -147,6 +178,7 @@ class Profile(_Section):
     labeling: Labeling = Labeling()
     dpo: Dpo = Dpo()
     evaluation: Evaluation = Evaluation()
+    launch: Launch = _later(Launch())
 
 
 # ---------------------------------------------------------------- loading

@@ -155,3 +155,17 @@ def test_a_gpu_profile_without_a_gpu_is_refused(monkeypatch):
 def test_vllm_is_refused_before_anything_starts():
     with pytest.raises(KitError, match="cannot sample with vLLM yet; say auto"):
         profiles.resolve(profiles.load_profile("laptop", {"sampling.backend": "vllm"}))
+
+
+def test_a_later_field_at_its_default_leaves_the_keys_of_recorded_results_alone():
+    """Keys as they were before `launch`, `server`, `truncation`, `packing` and `quantization` existed."""
+    from rlhf_kit.files import stable_hash
+
+    laptop = profiles.load_profile("laptop")
+    assert stable_hash(laptop) == "0af5be61d3e9" and stable_hash(laptop.dpo) == "1e12e8060017"
+    assert "launch" not in laptop.model_dump() and "packing" not in laptop.sft.model_dump(mode="json")
+    two = profiles.load_profile("laptop", {"launch.processes": 2, "launch.strategy": "ddp"})
+    assert stable_hash(two) != "0af5be61d3e9"
+    changed = profiles.load_profile("laptop", {"dpo.truncation": "keep_end", "sampling.server": ["http://a:1/v1"]})
+    assert changed.dpo.model_dump()["truncation"] == "keep_end" and "packing" not in changed.dpo.model_dump()
+    assert profiles.Profile.model_validate(changed.model_dump()) == changed
