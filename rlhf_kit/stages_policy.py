@@ -11,7 +11,10 @@ from rlhf_kit.runs import Stage, derive_seed, project_path, write_json
 from rlhf_kit.stages_data import demonstrations, preferences
 
 # Modules whose source decides what training makes: part of the content keys.
-TRAINING = ("stages_policy", "training", "training_common", "training_rows", "batching", "chat", "models")
+TRAINING = (
+    "stages_policy", "training", "training_dpo", "training_common", "training_batches", "training_rows", "training_lora",
+    "training_packing", "launch", "worker", "batching", "chat", "models",
+)
 
 
 def sft(course: Course, **overrides: Any) -> Stage:
