@@ -131,8 +131,6 @@ def command(job: Path, processes: int, strategy: str, machine: Any, sharing: boo
     precision = "bf16" if machine.autocast_bf16 else "fp16" if machine.dtype == "float16" else "no"
     start = ["--config_file", str(PROJECT / "data" / "accelerate" / f"{strategy}.yaml")]
     start += ["--num_processes", str(processes), "--main_process_port", "0", "--mixed_precision", precision]
-    if strategy == "ddp" and processes == 1:
-        start += ["--multi_gpu"]
     return [sys.executable, "-m", "accelerate.commands.launch", *start, *worker]
 
 

@@ -234,7 +234,8 @@ def _step_zero(trainer) -> dict[str, float]:
     rows = [trainer.train_dataset[i] for i in range(min(32, len(trainer.train_dataset)))]
     batch = trainer._prepare_inputs(trainer.data_collator(rows))
     trainer.model.eval()
-    autocast = torch.autocast(trainer.args.device.type, dtype=torch.bfloat16, enabled=trainer.args.bf16)
+    half = torch.float16 if trainer.args.fp16 else torch.bfloat16
+    autocast = torch.autocast(trainer.args.device.type, dtype=half, enabled=trainer.args.bf16 or trainer.args.fp16)
     with torch.no_grad(), autocast, trainer.compute_loss_context_manager():
         loss = float(trainer.compute_loss(trainer.model, batch))
     metrics = {key: values[-1] for key, values in trainer._metrics["eval"].items()}

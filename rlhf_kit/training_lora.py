@@ -25,7 +25,7 @@ import torch
 from rlhf_kit import models
 from rlhf_kit.batching import pad
 from rlhf_kit.errors import KitError
-from rlhf_kit.runs import read_json, write_json
+from rlhf_kit.runs import project_path, read_json, write_json
 from rlhf_kit.training_common import Trained, close, setting, sharded
 
 NOTE = "kit.json"  # beside the adapter: which frozen weights it belongs to
@@ -101,14 +101,13 @@ def frozen_start(policy_path: str | Path, reference_path: str | Path, lora: Any)
     "reference": the policy is the reference, a new adapter. "continued": the policy is the reference's 4-bit weights and
     an adapter, which is trained on. "merged": any other policy; its weights are frozen and get a new adapter.
     """
-    same = Path(policy_path).exists() and Path(reference_path).exists()
-    same = same and models.weights_hash(policy_path) == models.weights_hash(reference_path)
-    if same or str(policy_path) == str(reference_path):
+    stored = folder_hash(policy_path), folder_hash(reference_path)
+    if str(policy_path) == str(reference_path) or (stored[0] is not None and stored[0] == stored[1]):
         return str(reference_path), None, "reference"
-    note = Path(policy_path) / "adapter" / NOTE
+    note = project_path(policy_path) / "adapter" / NOTE
     if quantized(lora) and note.is_file():
         known = read_json(note)
-        if known["quantization"] == setting(lora, "quantization") and known["base"] == folder_hash(reference_path):
+        if known["quantization"] == setting(lora, "quantization") and known["base"] == stored[1]:
             if known["r"] != int(setting(lora, "r", 16)):
                 raise KitError(f"{policy_path} has an adapter of rank {known['r']}, the profile says {lora}")
             return str(reference_path), str(note.parent), "continued"
@@ -117,7 +116,7 @@ def frozen_start(policy_path: str | Path, reference_path: str | Path, lora: Any)
 
 def folder_hash(path: str | Path) -> str | None:
     """Hash of the weights stored in a folder; None for a hub id, whose files are not looked at."""
-    return models.weights_hash(path) if Path(path).is_dir() else None
+    return models.weights_hash(path) if project_path(path).is_dir() else None
 
 
 def float_adapters(trainer, lora: Any) -> None:

@@ -1,4 +1,4 @@
-"""One process of a job that `rlhf_kit.launch` started: `python -m rlhf_kit.worker JOB/job.json`."""
+"""One process of a job that `rlhf_kit.launch` started: `python -m rlhf_kit.worker JOB/job.json ...`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from typing import Any
 TRAININGS = ("train_sft", "train_reward", "train_pairwise", "train_dpo")
 
 
-def main(job_file: str) -> None:
-    """Does its part of the job. What goes wrong is written to error-<rank>.json, and the process ends with code 1."""
-    job_path = Path(job_file)
+def main(*job_files: str) -> None:
+    """Does its part of each job. What goes wrong is written to error-<rank>.json, and the process ends with code 1."""
     rank = int(os.environ.get("RANK", "0"))
     try:
-        _work(job_path, rank)
+        for job_path in map(Path, job_files):
+            _work(job_path, rank)
+        _leave()
     except BaseException as error:
         from rlhf_kit.errors import KitError
         from rlhf_kit.runs import write_json
@@ -47,8 +48,6 @@ def _work(job_path: Path, rank: int) -> None:
     import torch
 
     torch.set_num_threads(max(1, given["machine"].threads // world))
-    if given["machine"].device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     rows = read_rows(job_path.parent / job["rows"])
     if job["call"] in TRAININGS:
         _train(job["call"], given, rows, job_path.parent, rank, world)
@@ -65,6 +64,10 @@ def _train(call: str, given: dict[str, Any], rows: Any, folder: Path, rank: int,
     from rlhf_kit.errors import KitError
     from rlhf_kit.runs import write_json
 
+    if given["machine"].device == "cuda":
+        import torch
+
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     # The process group must exist before anything asks how many we are.
     state = PartialState(cpu=given["machine"].device == "cpu")
     if state.num_processes != world:
@@ -78,7 +81,13 @@ def _train(call: str, given: dict[str, Any], rows: Any, folder: Path, rank: int,
     if rank == 0:
         write_json(folder / "result.json", {"history": done.history, "facts": done.facts, "seconds": done.seconds})
     state.wait_for_everyone()
-    state.destroy_process_group()
+
+
+def _leave() -> None:
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _teller():
@@ -119,4 +128,4 @@ def _follow(parent: list | None) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
