@@ -187,7 +187,7 @@ def load_reward_model(path: str | Path, machine):
             f"the reward model {path} has {_head(model).weight.shape[0]} outputs; it must have one"
         )
     _fit(model, tokenizer)
-    _float_head(model)
+    float_head(model)
     return model.to(machine.device).eval(), tokenizer
 
 
@@ -237,7 +237,7 @@ def new_reward_model(path: str | Path, machine, seed: int):
     draw = torch.randn(head.shape, generator=torch.Generator().manual_seed(seed)) / (head.shape[1] + 1)
     with torch.no_grad():
         head.copy_(draw)
-    _float_head(model)
+    float_head(model)
     return _fit(model, tokenizer).to(machine.device).eval(), tokenizer
 
 
@@ -248,13 +248,14 @@ def _head(model):
     raise KitError(f"a {type(model).__name__} has no scalar head that the kit knows (score or classifier)")
 
 
-def _float_head(model) -> None:
-    """The head in float32, fed float32: scores in half precision tie (at n = 8 in every tenth prompt)."""
+def float_head(model):
+    """The model with its head in float32, fed float32: scores in half precision tie (at n = 8 in every tenth prompt)."""
     import torch
 
     head = _head(model).float()
     if next(model.parameters()).dtype != torch.float32:
         head.register_forward_pre_hook(lambda module, inputs: (inputs[0].float(), *inputs[1:]))
+    return model
 
 
 def new_model(init: Mapping, tokenizer_path: str | Path, seed: int):
@@ -288,15 +289,18 @@ def new_model(init: Mapping, tokenizer_path: str | Path, seed: int):
 # ---------------------------------------------------------------- saving, hashing
 
 
-def save_model(model, tokenizer, folder: str | Path) -> Path:
-    """Model and tokenizer as safetensors in `folder`; config.json comes last, so a half-written folder does not open."""
+def save_model(model, tokenizer, folder: str | Path, state_dict: Mapping | None = None) -> Path:
+    """Model and tokenizer as safetensors in `folder`; config.json comes last, so a half-written folder does not open.
+
+    state_dict: the weights to write where the model itself holds only a part of them (FSDP, ZeRO-3).
+    """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f".{folder.name}.{os.getpid()}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
         with quiet_transformers():
-            model.save_pretrained(partial)
+            model.save_pretrained(partial, state_dict=state_dict)
             tokenizer.save_pretrained(partial)
         if not folder.exists():
             os.replace(partial, folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from rlhf_kit.course import Course, changed, model_folder
@@ -16,6 +17,7 @@ from rlhf_kit.stages_policy import pairwise_model, reward_model
 # Modules whose source decides what sampling and scoring make: part of the content keys.
 SAMPLING = ("sampling", "decoding", "batching", "chat", "tokens", "models")
 SCORING = ("rewards", "released", "multi_objective", "scoring", "batching", "chat", "tokens", "models")
+TRAINED = ("bt", "pairwise", "ensemble")  # scorers that are models
 
 
 def responses(
@@ -43,10 +45,13 @@ def responses(
         iteration = int(split.removeprefix("iteration-")) if split.startswith("iteration-") else 0
 
     def build(folder):
-        from rlhf_kit import sampling
+        from rlhf_kit import sampling, sharding
 
         asked = pick(table, split, prompts)
-        rows = sampling.sample(
+        draw = sampling.sample
+        if shares(course) > 1 and not getattr(settings, "server", None):  # servers share the prompts out themselves
+            draw = partial(sharding.sample, processes=shares(course))
+        rows = draw(
             model_folder(policy),
             asked,
             n=n,
@@ -84,6 +89,11 @@ def responses(
     return course.stage(f"responses-{split}", build, inputs=inputs, params=params, code=SAMPLING)
 
 
+def shares(course: Course) -> int:
+    """In how many processes this course samples and scores (`launch.processes` of the profile)."""
+    return course.profile.launch.processes
+
+
 def with_prompts(responses_stage: Stage) -> list[dict]:
     """The response rows, each with its `prompt` (messages) and `category`."""
     asked = {row["prompt_id"]: row for row in responses_stage.rows("prompts.parquet")}
@@ -97,15 +107,10 @@ def scorer_of(course: Course, scorer: str = "bt", model: Stage | Sequence[Stage]
     """An open scorer with `score(prompts, responses)`: "bt", "pairwise", "gold", "random", or "ensemble"
     (then `model` is a list of reward models). Without `model` the course's own reward or pairwise model is
     used."""
-    from rlhf_kit import rewards
+    from rlhf_kit import rewards, sharding
 
-    if scorer == "bt":
-        return rewards.open_reward(model_folder(model or reward_model(course)), course.machine)
-    if scorer == "pairwise":
-        return rewards.Pairwise(model_folder(model or pairwise_model(course)), course.machine)
-    if scorer == "ensemble":
-        members = [rewards.BradleyTerry(model_folder(m), course.machine) for m in model or ()]
-        return rewards.Ensemble(members)
+    if scorer in TRAINED:
+        return sharding.open_scorer(scorer, _scorer_folders(course, scorer, model), course.machine)
     if scorer == "gold":
         if course.profile.data.kind != "world":
             raise KitError(
@@ -115,6 +120,12 @@ def scorer_of(course: Course, scorer: str = "bt", model: Stage | Sequence[Stage]
     if scorer == "random":
         return rewards.Random(course.seed)
     raise KitError(f"unknown scorer {scorer!r}; one of bt, pairwise, gold, random, ensemble")
+
+
+def _scorer_folders(course: Course, scorer: str, model: Stage | Sequence[Stage] | None) -> list[str]:
+    if scorer == "ensemble":
+        return [model_folder(one) for one in model or ()]
+    return [model_folder(model or (reward_model if scorer == "bt" else pairwise_model)(course))]
 
 
 def scorer_inputs(
@@ -143,9 +154,18 @@ def scores(
     def build(folder):
         from datasets import Dataset
 
+        from rlhf_kit import sharding
+
         rows = with_prompts(responses)
-        judge = scorer_of(course, scorer, inputs.get("model", model))
-        values = judge.score([row["prompt"] for row in rows], [row["text"] for row in rows])
+        asked, texts = [row["prompt"] for row in rows], [row["text"] for row in rows]
+        if shares(course) > 1 and scorer in TRAINED:
+            folders = _scorer_folders(course, scorer, inputs.get("model", model))
+            values = sharding.score(
+                scorer, folders, asked, texts, processes=shares(course), machine=course.machine, folder=folder / "shares"
+            )
+            shutil.rmtree(folder / "shares", ignore_errors=True)
+        else:
+            values = scorer_of(course, scorer, inputs.get("model", model)).score(asked, texts)
         columns = {
             "prompt_id": [row["prompt_id"] for row in rows],
             "sample": [row["sample"] for row in rows],

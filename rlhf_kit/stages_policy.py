@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from rlhf_kit.runs import Stage, derive_seed, project_path, write_json
 from rlhf_kit.stages_data import demonstrations, preferences
 
 # Modules whose source decides what training makes: part of the content keys.
-TRAINING = ("stages_policy", "training", "training_common", "training_rows", "batching", "chat", "tokens", "models")
+TRAINING = (
+    "stages_policy", "training", "training_dpo", "training_common", "training_batches", "training_rows", "training_lora",
+    "training_packing", "launch", "worker", "batching", "chat", "tokens", "models",
+)
 
 
 def sft(course: Course, **overrides: Any) -> Stage:
@@ -25,11 +29,7 @@ def sft(course: Course, **overrides: Any) -> Stage:
     rows = demonstrations(course)
 
     def build(folder):
-        from rlhf_kit import training
-
-        return _trained(
-            training.train_sft, _base(course, section), rows.rows(), folder, section, course, seed
-        )
+        return _trained("train_sft", [_base(course, section)], rows.rows(), folder, section, course, seed)
 
     seed = derive_seed(course.model_seed, "sft")
     params = {
@@ -38,6 +38,7 @@ def sft(course: Course, **overrides: Any) -> Stage:
         "base": base_key(course),
         "start": source_key(section.start),
         "max_length": course.profile.model.max_length,
+        **_launched(course),
     }
     return course.stage("sft", build, inputs={"demonstrations": rows}, params=params, code=TRAINING)
 
@@ -87,15 +88,13 @@ def _preference_trained(course, name, section_name, trainer, n_pairs, start, mod
         inputs["start"] = start or sft(course)
 
     def build(folder):
-        from rlhf_kit import training
-
         pairs = rows.rows("train.parquet")
         if n_pairs is not None:
             if not 0 < n_pairs <= len(pairs):
                 raise KitError(f"n_pairs is {n_pairs}; there are {len(pairs)} preference pairs to train on")
             pairs = pairs.select(range(n_pairs))
         begin = section.start or model_folder(inputs["start"])
-        return _trained(getattr(training, trainer), begin, pairs, folder, section, course, seed)
+        return _trained(trainer, [begin], pairs, folder, section, course, seed)
 
     seed = derive_seed(course.model_seed if model_seed is None else model_seed, name)
     params = {
@@ -104,6 +103,7 @@ def _preference_trained(course, name, section_name, trainer, n_pairs, start, mod
         "pairs": n_pairs,
         "start": source_key(section.start),
         "max_length": course.profile.model.max_length,
+        **_launched(course),
         "lora": course.profile.model.lora,
         "trainer": trainer,
     }
@@ -129,12 +129,8 @@ def dpo(
     reference = reference or sft(course)
 
     def build(folder):
-        from rlhf_kit import training
-
-        def train(begin, rows, *rest, **more):
-            return training.train_dpo(begin, model_folder(reference), rows, *rest, **more)
-
-        return _trained(train, model_folder(policy), pairs.rows(), folder, section, course, seed)
+        models = [model_folder(policy), model_folder(reference)]
+        return _trained("train_dpo", models, pairs.rows(), folder, section, course, seed)
 
     seed = derive_seed(course.seed, "dpo", iteration)
     # Which policy and reference to use is decided by the inputs; the loop's switches must not change the key.
@@ -145,24 +141,40 @@ def dpo(
         "seed": seed,
         "iteration": iteration,
         "max_length": course.profile.model.max_length,
+        **_launched(course),
         "lora": course.profile.model.lora,
     }
     return course.stage(f"dpo-{iteration}", build, inputs=inputs, params=params, code=TRAINING)
 
 
 def _trained(
-    train: Any, begin: str, rows: Any, folder: Path, section: Any, course: Course, seed: int
+    call: str, begin: list[Any], rows: Any, folder: Path, section: Any, course: Course, seed: int
 ) -> dict:
-    """Runs a trainer into folder/model; its facts and ledger go into the stage's manifest, its history beside
-    it."""
+    """Runs a trainer into folder/model, in as many processes as the profile says; its facts and ledger go into the
+    stage's manifest, its history beside it."""
     if not len(rows):
         raise KitError(f"there are no rows to train {folder.name} on")
-    model = course.profile.model
-    made = train(
-        begin, rows, folder / "model", section, course.machine, seed, model.max_length, lora=model.lora
-    )
+    model, launched = course.profile.model, course.profile.launch
+    order = [*begin, rows, folder / "model", section, course.machine, seed, model.max_length]
+    if launched.processes > 1:
+        from rlhf_kit import launch
+
+        made = launch.train(
+            call, *order, lora=model.lora, processes=launched.processes, strategy=launched.strategy,
+            tell=None if course.run.quiet or os.environ.get("RLHF_KIT_QUIET") else print,
+        )
+    else:
+        from rlhf_kit import training
+
+        made = getattr(training, call)(*order, lora=model.lora)
     write_json(folder / "history.json", made.history)
     return {"train_seconds": made.seconds, **made.facts}
+
+
+def _launched(course: Course) -> dict:
+    """The part of a training's key that says in how many processes: rounding and the last rows of an epoch differ."""
+    launched = course.profile.launch
+    return {"launch": launched} if launched.processes > 1 else {}
 
 
 def _base(course: Course, section: Any) -> Any:

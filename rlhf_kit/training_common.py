@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import gc
+import inspect
 import math
 import os
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from rlhf_kit import models
 from rlhf_kit.errors import KitError
 from rlhf_kit.runs import write_json
+from rlhf_kit.training_batches import LengthBatches, SharedBatches, world_size
 
 SAVE_STEPS = 200  # a checkpoint every so many optimizer steps; a shorter run makes none
 
@@ -49,9 +53,10 @@ def max_length_of(settings: Any, max_length: int) -> int:
 
 def batches(settings: Any, rows: int) -> tuple[int, int, int]:
     """(rows on one device at once, micro batches a step, optimizer steps in all). `batch_size` is the global batch."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = world_size()
     total = int(setting(settings, "batch_size", 32))
-    micro = min(int(setting(settings, "micro_batch_size", total // world or 1)), total)
+    most = max(1, total // world)
+    micro = min(int(setting(settings, "micro_batch_size", most)), most)
     if total % (micro * world):
         raise KitError(
             f"batch_size {total} is not a multiple of micro_batch_size {micro} x {world} process(es)"
@@ -113,22 +118,6 @@ def trainer_args(
         )
 
 
-def lora_config(lora: Any, task_type: str):
-    """peft's LoraConfig from {r, alpha, dropout, target}, or None. A reward model's head is trained in full."""
-    if lora is None:
-        return None
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=int(setting(lora, "r", 16)),
-        lora_alpha=int(setting(lora, "alpha", 32)),
-        lora_dropout=float(setting(lora, "dropout", 0.0)),
-        target_modules=setting(lora, "target", "all-linear"),
-        task_type=task_type,
-        modules_to_save=["score"] if task_type == "SEQ_CLS" else None,
-    )
-
-
 def choose_attention(models_: Sequence, machine: Any, settings: Any, longest: int, sides: int = 1) -> str:
     """The attention that these models train with, the same in all: "sdpa", or "eager" where that is faster.
 
@@ -146,45 +135,16 @@ def choose_attention(models_: Sequence, machine: Any, settings: Any, longest: in
     return models_[0].config._attn_implementation
 
 
-# ---------------------------------------------------------------- batches of like length
-
-
-class LengthBatches(torch.utils.data.Sampler):
-    """A new order of the rows each epoch, in which a batch holds rows of like length, and batches come in random order.
-
-    Rows are shuffled, cut into pools of a few batches, and sorted inside a pool only: little padding, yet each batch
-    is still a random draw. The order depends on seed and epoch alone, so a resumed run sees the same batches.
-    """
-
-    POOL = 8  # batches sorted together
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
-        self.lengths, self.batch_size, self.seed, self.epoch = list(lengths), batch_size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.lengths), generator=generator).tolist()
-        size = self.batch_size
-        full = len(order) // size * size
-        made = []
-        for start in range(0, full, size * self.POOL):
-            pool = sorted(order[start : min(start + size * self.POOL, full)], key=lambda i: self.lengths[i])
-            made += [pool[i : i + size] for i in range(0, len(pool), size)]
-        for place in torch.randperm(len(made), generator=generator).tolist():
-            yield from made[place]
-        yield from order[full:]  # the one batch that is not full comes last
+# ---------------------------------------------------------------- what all trainers share
 
 
 class KitTrainer:
-    """Mixed into TRL's trainers: batches of like length, no usage pings, no model card beside checkpoints."""
+    """Mixed into TRL's trainers: batches of like length, the same global ones for any number of processes; each row
+    weighs the same within an optimizer step; no usage pings, no model card beside checkpoints."""
 
     kit_lengths: Sequence[int] = ()
+    kit_batches: SharedBatches | None = None
+    kit_rows = 0, 0  # rows and micro batches of the present optimizer step, where micro batches differ in size
 
     def _get_train_sampler(self, train_dataset=None):
         rows = self.train_dataset if train_dataset is None else train_dataset
@@ -194,11 +154,49 @@ class KitTrainer:
         step = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * world
         return LengthBatches(self.kit_lengths, step, self.args.seed)
 
+    def get_train_dataloader(self):
+        sampler = self._get_train_sampler()
+        if self.args.world_size == 1 or not isinstance(sampler, LengthBatches):
+            return super().get_train_dataloader()
+        self.kit_batches = SharedBatches(sampler, self.args.per_device_train_batch_size, self.args.world_size)
+        loader = torch.utils.data.DataLoader(
+            self._remove_unused_columns(self.train_dataset, description="training"),
+            batch_sampler=self.kit_batches,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
+
+    def _run_epoch(self, *, epoch, **more):
+        if self.kit_batches is not None:
+            self.kit_batches.set_epoch(epoch)  # the trainer does not reach it through accelerate's wrappers on resuming
+        return super()._run_epoch(epoch=epoch, **more)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        sizes = [_rows_of(batch) for batch in batches]
+        # A loss that is a mean over a micro batch would count the rows of a short one more than the others.
+        uneven = items is None and len(set(sizes)) > 1
+        self.kit_rows = (sum(sizes), len(sizes)) if uneven else (0, 0)
+        return batches, items
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        rows, (total, count) = _rows_of(inputs), self.kit_rows
+        result = super().compute_loss(model, inputs, *args, **kwargs)
+        if not total or not self.is_in_train:
+            return result
+        weight = rows * count / total
+        return (result[0] * weight, *result[1:]) if isinstance(result, tuple) else result * weight
+
     def _send_telemetry(self):
         pass
 
     def create_model_card(self, *args, **kwargs):
         pass
+
+
+def _rows_of(batch: Mapping) -> int:
+    return next(value.shape[0] for value in batch.values() if isinstance(value, torch.Tensor) and value.dim() > 1)
 
 
 class _Finite(TrainerCallback):
@@ -215,13 +213,17 @@ class _Finite(TrainerCallback):
 # ---------------------------------------------------------------- running
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest complete checkpoint (its trainer_state.json is written last); incomplete ones are removed."""
+def last_checkpoint(folder: Path, world: int = 1, remove: bool = True) -> str | None:
+    """The newest complete checkpoint (its trainer_state.json is written last); incomplete ones are removed.
+
+    With several processes each has written its random state beside it. remove: only one process may clear up.
+    """
     found = []
     for checkpoint in folder.glob("checkpoint-*"):
-        if (checkpoint / "trainer_state.json").is_file():
+        states = len(list(checkpoint.glob("rng_state_*.pth"))) if world > 1 else world
+        if (checkpoint / "trainer_state.json").is_file() and states == world:
             found.append((int(checkpoint.name.rsplit("-", 1)[1]), checkpoint))
-        else:
+        elif remove:
             shutil.rmtree(checkpoint, ignore_errors=True)
     return str(max(found)[1]) if found else None
 
@@ -236,7 +238,10 @@ def run_trainer(
         trainer.remove_callback(ProgressCallback)
     for callback in (_Finite(), *callbacks):
         trainer.add_callback(callback)
-    checkpoint = last_checkpoint(Path(trainer.args.output_dir))
+    checkpoint = last_checkpoint(
+        Path(trainer.args.output_dir), trainer.args.world_size, trainer.is_world_process_zero()
+    )
+    trainer.accelerator.wait_for_everyone()
     begun = time.perf_counter()
     with models.quiet_transformers(), warnings.catch_warnings():
         # accelerate and torch announce changes of their own future; nothing here can act on them
@@ -253,19 +258,113 @@ def run_trainer(
         "tokens": tokens,
         "tokens_per_second": round(tokens / seconds, 1) if not checkpoint else None,
         "resumed_from": Path(checkpoint).name if checkpoint else None,
+        **_shared(trainer),
         "learning_rate": float(trainer.args.learning_rate),
         "seed": int(trainer.args.seed),
     }
 
 
-def finish(trainer, tokenizer, out: Path, history: list[dict], facts: dict, begun: float) -> Trained:
-    """Save model, tokenizer and history to `out`, remove the checkpoints."""
+def _shared(trainer) -> dict:
+    """What several processes add to the facts; nothing for one."""
+    if trainer.args.world_size == 1:
+        return {}
+    shared = {"processes": trainer.args.world_size, "distributed": str(trainer.accelerator.distributed_type.value)}
+    if trainer.kit_batches is not None:
+        shared["rows_left_over_each_epoch"] = trainer.kit_batches.left_over
+    return shared
+
+
+# ---------------------------------------------------------------- out of memory
+
+
+def tells_memory(train: Callable) -> Callable:
+    """A training call whose lack of memory is one KitError that says what to lower. What it had on the device is freed."""
+    signature = inspect.signature(train)
+
+    @functools.wraps(train)
+    def run(*args, **kwargs):
+        try:
+            return train(*args, **kwargs)
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            given = signature.bind(*args, **kwargs).arguments
+            told = _memory_advice(train.__name__, given["settings"], given.get("lora"), error)
+        # Raised outside of the handler: the traceback would keep the tensors of the failed step alive.
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise KitError(told)
+
+    return run
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        said in text for said in ("out of memory", "can't allocate memory", "cannot allocate memory")
+    )
+
+
+def _memory_advice(call: str, settings: Any, lora: Any, error: BaseException) -> str:
+    section = call.removeprefix("train_")
+    micro = int(setting(settings, "micro_batch_size", max(1, int(setting(settings, "batch_size", 32)) // world_size())))
+    lower = [f"{section}.micro_batch_size below {micro}"] if micro > 1 else [f"{section}.max_length"]
+    if not setting(settings, "gradient_checkpointing", False):
+        lower.append(f"{section}.gradient_checkpointing=true")
+    if lora is None:
+        lower.append("model.lora (trains adapters alone)")
+    elif setting(lora, "quantization", "none") == "none":
+        lower.append("model.lora.quantization=nf4")
+    first = (str(error).strip().splitlines() or ["no memory"])[0]
+    return (
+        f"{section}: the training does not fit into memory ({first[:160]}); try {', or '.join(lower)}, or more GPUs "
+        "(launch.processes with launch.strategy fsdp2); the stages made so far are kept"
+    )
+
+
+# ---------------------------------------------------------------- saving
+
+
+def sharded() -> bool:
+    """True where a strategy (FSDP, DeepSpeed) places and divides the weights itself; it then also keeps fp32 masters."""
+    return any(os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true" for name in ("FSDP", "DEEPSPEED"))
+
+
+def training_machine(machine: Any, lora: Any) -> Any:
+    """The machine as weights are loaded for training on it.
+
+    Fully trained weights are kept in float32 (with autocast): at a rate of 5e-7 the updates are far below the spacing
+    of bfloat16 and would be rounded away without a word. Frozen weights under LoRA stay as they are, its adapters are
+    float32. FSDP and DeepSpeed keep their own float32 masters and place the weights, which wait on the CPU.
+    """
+    if sharded():
+        return replace(machine, device="cpu")
+    return machine if lora is not None or machine.dtype == "float32" else replace(machine, dtype="float32")
+
+
+def finish(
+    trainer, tokenizer, out: Path, history: list[dict], facts: dict, begun: float, dtype: str = "float32"
+) -> Trained:
+    """Save model (in number format `dtype`), tokenizer and history to `out`, remove the checkpoints.
+
+    Every process must call it: a divided model is put together by all, and written by the first alone.
+    """
+    whole = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded() else None
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
+    wanted = getattr(torch, dtype)
     if trainer.is_world_process_zero():
-        models.save_model(model.eval(), tokenizer, out)
-        write_json(out / "history.json", history)
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    facts["weights"] = models.weights_hash(out)
+        if whole is not None:
+            whole = {name: tensor.to(wanted) for name, tensor in whole.items()}
+        elif wanted != torch.float32:
+            model.to(wanted)
+        models.save_model(model.eval(), tokenizer, out, state_dict=whole)
+        close(trainer, out, history)
+        facts["weights"] = models.weights_hash(out)
+    trainer.accelerator.wait_for_everyone()
     return Trained(path=out, history=history, seconds=round(time.perf_counter() - begun, 3), facts=facts)
+
+
+def close(trainer, out: Path, history: list[dict]) -> None:
+    write_json(out / "history.json", history)
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)

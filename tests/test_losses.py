@@ -84,6 +84,23 @@ def test_impossible_settings(wrong):
         losses.bradley_terry_loss(torch.zeros(2), torch.zeros(2, 1))
 
 
+@pytest.mark.parametrize("e", [0.0, 0.1, 0.3, 0.499])
+def test_conservative_dpo_from_two_of_trls_losses(e):
+    """The weights of `dpo_loss_args` on TRL's formulas of `sigmoid` and `robust`: loss and gradient in closed form."""
+    from rlhf_kit.training_dpo import dpo_loss_args
+
+    given = dpo_loss_args({"loss": "sigmoid", "label_smoothing": e})
+    h = torch.linspace(-6, 6, 25, dtype=torch.float64, requires_grad=True)
+    s, f = -torch.nn.functional.logsigmoid(h), -torch.nn.functional.logsigmoid(-h)
+    parts = {"sigmoid": s, "robust": ((1 - e) * s - e * f) / (1 - 2 * e)}
+    weights = given.get("loss_weights", [1.0])
+    built = sum(w * parts[name] for name, w in zip(given["loss_type"], weights, strict=True))
+    closed = -(1 - e) * torch.log(torch.sigmoid(h)) - e * torch.log(torch.sigmoid(-h))
+    assert torch.allclose(built, closed, atol=1e-9)
+    slope = torch.autograd.grad(built.sum(), h)[0]
+    assert torch.allclose(slope, torch.sigmoid(h.detach()) - (1 - e), atol=1e-9)  # zero where sigmoid(h) = 1 - e
+
+
 # ---------------------------------------------------------------- against TRL
 
 
@@ -93,7 +110,7 @@ def test_dpo_equals_trl(tiny_folder, tiny_rows, machine, settings, tmp_path, smo
     from datasets import Dataset
     from trl import DPOConfig
 
-    from rlhf_kit import models, training
+    from rlhf_kit import models, training_dpo
     from rlhf_kit.training_common import trainer_args
     from rlhf_kit.training_rows import dpo_encoder, encode_rows
 
@@ -104,7 +121,7 @@ def test_dpo_equals_trl(tiny_folder, tiny_rows, machine, settings, tmp_path, smo
         for weight in policy.parameters():
             weight.add_(0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
     columns, _ = encode_rows(tiny_rows.pairs[:6], dpo_encoder(tokenizer, 128), "dpo")
-    trainer = training._DPO(
+    trainer = training_dpo._DPO(
         model=policy,
         ref_model=reference,
         processing_class=tokenizer,
@@ -120,7 +137,7 @@ def test_dpo_equals_trl(tiny_folder, tiny_rows, machine, settings, tmp_path, smo
             disable_dropout=True,
             precompute_ref_log_probs=True,
             beta=0.3,
-            **training.dpo_loss_args(settings),
+            **training_dpo.dpo_loss_args(settings),
         ),
     )
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(6)])
@@ -132,6 +149,12 @@ def test_dpo_equals_trl(tiny_folder, tiny_rows, machine, settings, tmp_path, smo
         return losses.sequence_logps(logits, batch["input_ids"], batch["completion_mask"]).chunk(2)
 
     ours, metrics = losses.dpo_loss(*logps(policy), *logps(reference), beta=0.3, label_smoothing=smoothing)
+    gradients = [
+        torch.autograd.grad(loss, [p for _, p in sorted(policy.named_parameters())]) for loss in (ours, theirs)
+    ]
+    assert max(float(g.abs().max()) for g in gradients[0]) > 1e-3
+    for mine, trls in zip(*gradients, strict=True):
+        assert torch.allclose(mine, trls, atol=1e-6, rtol=1e-3)
     ours, theirs = ours.detach(), theirs.detach()
     assert abs(float(ours) - math.log(2)) > 0.05  # the policies do differ
     assert float(theirs) == pytest.approx(float(ours), abs=1e-5)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from rlhf_kit import chat, models, training, training_common
+from rlhf_kit import chat, losses, models, training, training_common, training_dpo
 from rlhf_kit.errors import KitError
-from rlhf_kit.training_common import LengthBatches
+from rlhf_kit.training_batches import LengthBatches
 from rlhf_kit.training_rows import as_list, dpo_encoder, encode_rows, pair_of, pairwise_encoder, sft_encoder
 
 LIMIT = 160
@@ -327,35 +327,31 @@ def test_dpo_reference_is_the_named_folder_not_the_policys_origin(
     assert other.facts["step_zero"]["loss"] < own.facts["step_zero"]["loss"] - 0.01
 
 
-def test_precomputed_reference_equals_a_reference_in_memory(
-    tiny_folder, tiny_rows, machine, settings, tmp_path, monkeypatch
+def test_precomputed_reference_is_the_references_own_log_probability(
+    tiny_folder, tiny_rows, machine, settings, tmp_path, tokenizer
 ):
+    """Row by row, by hand; batched and sorted by length in training."""
     one = training.train_dpo(
         tiny_folder, tiny_folder, tiny_rows.pairs, tmp_path / "one", settings, machine, 0, LIMIT
     )
-    settings.epochs = 2
-    runs = {}
-    for precompute in (True, False):
-        plain = training.trainer_args
-        with monkeypatch.context() as patch:
-            patch.setattr(
-                training,
-                "trainer_args",
-                lambda *a, p=precompute, f=plain, **k: f(*a, **{**k, "precompute_ref_log_probs": p}),
-            )
-            runs[precompute] = training.train_dpo(
-                one.path,
-                tiny_folder,
-                tiny_rows.pairs,
-                tmp_path / f"p{precompute}",
-                settings,
-                machine,
-                0,
-                LIMIT,
-            )
-    assert [row["loss"] for row in runs[True].history] == pytest.approx(
-        [row["loss"] for row in runs[False].history], abs=1e-5
+    seen = []
+
+    class Look(TrainerCallback):
+        def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
+            seen.extend(train_dataloader.dataset.to_list())
+
+    training.train_dpo(
+        one.path, tiny_folder, tiny_rows.pairs, tmp_path / "two", settings, machine, 0, LIMIT, callbacks=[Look()]
     )
+    reference, _ = models.load_policy(tiny_folder, machine)
+    assert len(seen) == len(tiny_rows.pairs)
+    for row in seen:
+        for side in ("chosen", "rejected"):
+            ids = torch.tensor([row["prompt_ids"] + row[f"{side}_ids"]])
+            mask = torch.tensor([[0] * len(row["prompt_ids"]) + [1] * len(row[f"{side}_ids"])])
+            with torch.inference_mode():
+                by_hand = losses.sequence_logps(reference(input_ids=ids).logits, ids, mask)
+            assert row[f"ref_{side}_logps"] == pytest.approx(float(by_hand), abs=1e-3)
 
 
 def test_conservative_dpo_is_not_plain_dpo(tiny_folder, tiny_rows, machine, settings, tmp_path):
@@ -379,9 +375,9 @@ def test_conservative_dpo_is_not_plain_dpo(tiny_folder, tiny_rows, machine, sett
 
 def test_a_wrong_reference_is_caught(tiny_folder, tiny_rows, machine, settings, tmp_path, monkeypatch):
     """If the log-probabilities came from other weights than the reference's, the first loss would not be ln 2."""
-    honest = training._DPO.compute_ref_log_probs
+    honest = training_dpo._DPO.compute_ref_log_probs
     monkeypatch.setattr(
-        training._DPO,
+        training_dpo._DPO,
         "compute_ref_log_probs",
         lambda self, model, batch: [x + i for i, x in enumerate(honest(self, model, batch))],
     )
