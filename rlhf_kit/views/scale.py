@@ -1,0 +1,86 @@
+"""Figures of lesson 10: what a plan asks of a card, and whether more processes and adapters keep the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from rlhf_kit.views import style
+
+GIB = 2**30
+# The parts of `planner.plan`'s memory in the order of the bars; anything else is drawn as "other".
+PARTS = ("weights", "adapter", "gradients", "optimizer", "reference", "activations", "head", "kv_cache")
+
+
+def draw_memory(bars: Mapping[str, Mapping[str, float]], cards: Mapping[str, float]) -> Figure:
+    """One stacked bar a step. bars: label -> {part: bytes on one GPU}; cards: label -> that card's memory in GiB."""
+    fig, (ax,) = style.figure(width=9.6, height=1.5 + 0.5 * len(bars))
+    names = list(bars)
+    left = dict.fromkeys(names, 0.0)
+    hatches = ("", "//", "..", "xx", "\\\\", "++", "oo", "--", "")
+    palette = style.colors([*PARTS, "other"])
+    for k, part in enumerate((*PARTS, "other")):
+        values = {
+            name: (sum(v for p, v in bars[name].items() if p not in PARTS) if part == "other" else bars[name].get(part, 0)) / GIB
+            for name in names
+        }
+        if not any(values.values()):
+            continue
+        ax.barh(range(len(names)), list(values.values()), left=[left[n] for n in names], height=0.6, label=part.replace("_", " "),
+                color="#CCCCCC" if part == "other" else palette[part], hatch=hatches[k], edgecolor="white", linewidth=0.4)  # fmt: skip
+        left = {n: left[n] + values[n] for n in names}
+    for place, name in enumerate(names):
+        if name in cards:
+            ax.plot([cards[name]] * 2, [place - 0.42, place + 0.42], color=style.CEILING, linewidth=2.5,
+                    label=None if place else "the card's memory")  # fmt: skip
+        ax.annotate(f"{left[name]:.0f}", (left[name], place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5)
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.grid(axis="y", visible=False)
+    style.legend_outside(ax)
+    style.label(ax, "Expected memory on each GPU, by part", "GiB")
+    return fig
+
+
+def draw_hours(rows: Sequence[tuple[str, float, float]], title: str) -> Figure:
+    """The range of each step's expected time: rows of (step, least, most) in hours, on a logarithmic axis."""
+    fig, (ax,) = style.figure(width=8.4, height=1.4 + 0.36 * len(rows))
+    for place, (_, low, high) in enumerate(rows):
+        ax.plot([low, high], [place, place], color=style.MODEL, linewidth=7, solid_capstyle="butt")
+        ax.annotate(f"{low:.2g} to {high:.2g}", (high, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8.5)
+    ax.set_xscale("log")
+    ax.set_xlim(min(r[1] for r in rows) / 1.6, max(r[2] for r in rows) * 4)
+    ax.set_yticks(range(len(rows)), [r[0] for r in rows])
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    style.label(ax, title, "hours (an estimate, not a measurement)")
+    return fig
+
+
+def draw_first_losses(rows: Sequence[tuple[str, float]], start: float) -> Figure:
+    """The DPO loss before the first step of each training; `start` is ln 2, the loss where policy equals reference."""
+    fig, (ax,) = style.figure(width=8.4, height=1.4 + 0.45 * len(rows))
+    for place, (_, loss) in enumerate(rows):
+        ax.plot([loss], [place], "o", color=style.MODEL, markersize=8)
+        ax.annotate(f"{loss:.6f}", (loss, place), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=8.5)
+    ax.axvline(start, color=style.CEILING, linestyle="--", label="ln 2: policy equals reference")
+    ax.set_yticks(range(len(rows)), [r[0] for r in rows])
+    ax.set_ylim(len(rows) - 0.4, -0.7)
+    gap = max([abs(loss - start) for _, loss in rows] + [0.005])
+    ax.set_xlim(start - 1.6 * gap, start + 1.6 * gap)
+    style.legend_outside(ax)
+    style.label(ax, "Loss before the first step tells which model is the reference", "DPO loss (nats a pair)")
+    return fig
+
+
+def draw_same_curve(curves: Mapping[str, Sequence[tuple[int, float]]], y: str, title: str) -> Figure:
+    """Training losses that should lie on each other: name -> (step, loss) points; the later ones are drawn as rings."""
+    fig, (ax,) = style.figure(width=7.8, height=3.5)
+    for k, (name, points) in enumerate(curves.items()):
+        steps, losses = zip(*points, strict=True)
+        if k == 0:
+            ax.plot(steps, losses, "-", color=style.MODEL, label=name)
+        else:
+            ax.plot(steps, losses, "o", color=style.OTHER, markerfacecolor="none", markersize=8, label=name)
+    style.label(ax, title, "optimizer step", y, legend=True)
+    return fig
