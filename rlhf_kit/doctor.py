@@ -153,7 +153,7 @@ def doctor(
         for field in ("device", "dtype", "autocast_bf16", "threads", "backend"):
             lines.append(f"  {field}: {getattr(machine, field)} ({machine.reasons[field]})")
     except KitError as error:
-        if profile is None and asked not in profiles.known():
+        if profile is None and (overrides or asked not in profiles.known()):
             raise
         lines.append(f"profile {asked} here: {error}")
     missing = missing_for(profile) if profile else ["its own values"]

@@ -115,9 +115,9 @@ def activations(
 ) -> dict[str, int]:
     """{activations, head, temporary}: bytes at the peak of one micro batch of `tokens`, padding included.
 
-    With checkpointing each layer keeps its input only, and one layer is recomputed at a time. head: TRL's tiles, the
-    float32 gradients of hidden states and, where it is trained, of the head's weight; a reward model's float32 hidden
-    states. temporary: the gradients inside one MLP, 3 e f a token.
+    With checkpointing each layer keeps its input only, and one layer is recomputed at a time. head: the hidden
+    states it reads, TRL's tiles, the float32 gradients of the hidden states and, where it is trained, of the head's
+    weight; a reward model's float32 copy of the hidden states. temporary: the gradients inside one MLP, 3 e f a token.
     """
     a_token, fixed = layer_activations(shape, formats, length, adapter, padded)
     if checkpointing:
@@ -125,11 +125,12 @@ def activations(
     else:
         layers = shape.layers * (a_token * tokens + fixed)
     e = formats.product
-    last = (4 * shape.hidden + 4 + 2 * formats.weight * shape.hidden) * tokens
+    last = (4 * shape.hidden + 4 + (0 if adapter else formats.weight * shape.hidden)) * tokens  # the last norm
+    head = formats.weight * shape.hidden * tokens  # the hidden states that it reads
     if shape.scalar:
-        head = 4 * shape.hidden * tokens
+        head += 4 * shape.hidden * tokens
     else:
-        head = min(tokens, TILE[0]) * min(shape.vocabulary, TILE[1]) * e + 4 * shape.hidden * tokens
+        head += min(tokens, TILE[0]) * TILE[1] * e + 4 * shape.hidden * tokens
         head += 0 if adapter else 4 * shape.vocabulary * shape.hidden
     return {"activations": layers + last, "head": head, "temporary": 3 * e * shape.intermediate * tokens}
 
@@ -201,6 +202,8 @@ def training(
 ) -> dict[str, int]:
     """Bytes on one GPU at the peak of training, by part; their sum is the estimate.
 
+    The gradients of earlier micro batches stand beside the activations of the last; an update of a single micro batch
+    needs less.
     sequences: in one micro batch (a pair has two). reference: a frozen second model (DPO). One process computes its
     log-probabilities first and then puts it away, so the larger of the two phases counts; several keep it: whole, or
     divided under zero3 and fsdp2.

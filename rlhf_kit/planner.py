@@ -307,12 +307,12 @@ def _problems(profile: Profile, steps: list[dict], on: Card | None) -> list[str]
             continue  # the same as in the first iteration
         if step["kind"] == "sampling" and step.get("fits_at_once") == 0:
             found.append(
-                f"{name}: vLLM has no room on a {on.name} for one sequence of model.max_length "
+                f"{name}: vLLM has no room on the {on.name} for one sequence of model.max_length "
                 f"({profile.model.max_length} tokens) beside the weights; lower model.max_length"
             )
         elif needed > on.memory:
             found.append(
-                f"{name}: about {needed:.0f} GiB on each GPU, and a {on.name} has {on.memory:.0f}; "
+                f"{name}: about {needed:.0f} GiB on each GPU, more than the {on.memory:.0f} of the {on.name}; "
                 f"{_lower(profile, step)}"
             )
     if profile.requires_gpu and not profile.model.lora and profile.launch.strategy in ("none", "ddp"):
@@ -325,7 +325,7 @@ def _problems(profile: Profile, steps: list[dict], on: Card | None) -> list[str]
         for name in ("sft", "pairwise"):
             if getattr(profile, name).packing and not getattr(profile, name).released:
                 found.append(
-                    f"{name}.packing needs FlashAttention, which a {on.name} does not run; set it to false"
+                    f"{name}.packing needs FlashAttention, which the {on.name} does not run; set it to false"
                 )
     return found
 
@@ -343,11 +343,11 @@ def _lower(profile: Profile, step: dict) -> str:
     if standing > sum(parts.values()) / 2:
         if profile.launch.processes > 1:
             return "set launch.strategy to zero3 or fsdp2, raise launch.processes, or set model.lora"
-        return (
-            "set model.lora.quantization to nf4"
-            if profile.model.lora
-            else "set model.lora, or launch.strategy zero2 on several GPUs"
-        )
+        if not profile.model.lora:
+            return "set model.lora, or launch.strategy zero2 on several GPUs"
+        if profile.model.lora.quantization == "none":
+            return "set model.lora.quantization to nf4"
+        return "take a smaller model (model.path) or a larger card"
     if step["micro_batch"] > 1:
         return f"lower {section}.micro_batch_size ({step['micro_batch']})"
     return f"lower {section}.max_length ({step['length']})"

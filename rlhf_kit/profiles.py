@@ -140,6 +140,9 @@ class Labeling(_Section):
     max_pairs: int | None = Field(None, gt=0)  # keep the first so many pairs; null keeps all
 
 
+SMOOTHED = ("sigmoid", "robust", "exo_pair", "aot", "aot_unpaired")  # losses that know label smoothing
+
+
 class Dpo(Training):
     beta: float = Field(0.1, gt=0)
     loss: Literal[
@@ -302,6 +305,16 @@ def _check_adapter(values: dict, overrides: dict[str, Any], where: str) -> None:
 def _check(profile: Profile, where: str) -> None:
     """What no single field can tell."""
     _check_launch(profile, where)
+    if profile.sampling.temperature == 0:
+        raise KitError(
+            f"{where}: sampling.temperature is 0, so all {profile.sampling.n} responses to a prompt (sampling.n) "
+            f"would be the same and make no pair"
+        )
+    if profile.dpo.label_smoothing and profile.dpo.loss not in SMOOTHED:
+        raise KitError(
+            f"{where}: dpo.label_smoothing {profile.dpo.label_smoothing} does nothing under dpo.loss "
+            f"{profile.dpo.loss}; it is known to {', '.join(SMOOTHED)}"
+        )
     if profile.data.kind == "file":
         missing = [
             k
@@ -365,6 +378,11 @@ def _check_launch(profile: Profile, where: str) -> None:
             )
         if section.packing and name in ("reward", "dpo"):
             raise KitError(f"{where}: {name}.packing cannot be true: a pair's two sides must stay apart")
+        if (section.max_length or 0) > profile.model.max_length:
+            raise KitError(
+                f"{where}: {name}.max_length ({section.max_length}) is larger than model.max_length "
+                f"({profile.model.max_length})"
+            )
 
 
 def sources(profile: Profile) -> list[str]:
