@@ -92,6 +92,11 @@ def load_4bit(path: str | Path, machine: Any):
             use_safetensors=True,
             trust_remote_code=False,
         )
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # At its first pass on such a CPU bitsandbytes repacks the weights in place; dequantised after that, they are
+            # other numbers.
+            module.support_avx512bf16_for_cpu = False
     return models._fit(model, tokenizer).eval(), tokenizer
 
 
@@ -211,7 +216,7 @@ def _dequantised(whole, trained):
     """The model `whole` with the very numbers that the 4-bit layers of `trained` stand for.
 
     Merging into 4-bit layers would round the sum to 4 bits and lose most of the adapter. transformers' own
-    `dequantize()` is not used: in 5.19 with double quantisation its weights were off by up to 0.97 on a small model.
+    `dequantize()` goes through bfloat16 whatever the format asked for.
     """
     from peft.utils.integrations import dequantize_module_weight
 

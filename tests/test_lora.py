@@ -122,7 +122,7 @@ def test_a_reward_models_head_is_trained_and_kept(tiny_folder, tiny_rows, machin
     kept = models.load_reward_model(done.path, machine)[0].score.weight
     assert not torch.allclose(new, kept, atol=1e-4)
     saved = json.loads((done.path / "adapter" / "adapter_config.json").read_text())
-    assert saved["modules_to_save"] == ["score"] and done.facts["adapter"]["merge_error_max"] < 1e-3
+    assert "score" in saved["modules_to_save"] and done.facts["adapter"]["merge_error_max"] < 1e-3
 
 
 def test_full_training_keeps_float32_weights_on_a_half_precision_machine(tiny_folder, tiny_rows, machine, settings, tmp_path):
