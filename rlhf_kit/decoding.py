@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from rlhf_kit import chat
 from rlhf_kit.batching import pad
 
 
@@ -11,7 +12,7 @@ def draw(model, tokenizer, prompt_ids, seeds, temperature, top_p, max_new_tokens
     """One response a prompt: [(token_ids, logprob)] in the order given, by `model.generate`.
 
     prompt_ids: token ids, one list a response (the same list n times for n samples); seeds: one each.
-    token_ids end with the end token, if it came within max_new_tokens. logprob: the sum over token_ids of the
+    token_ids end with an end token (`chat.stop_ids`), if one came within max_new_tokens. logprob: the sum over token_ids of the
     log-probability under the distribution drawn from; at temperature 0, under the model's own.
 
     `generate` itself would draw the whole batch from one global stream of random numbers. To give each
@@ -27,8 +28,9 @@ def draw(model, tokenizer, prompt_ids, seeds, temperature, top_p, max_new_tokens
         warpers.append(TemperatureLogitsWarper(float(temperature)))
         if top_p < 1:
             warpers.append(TopPLogitsWarper(float(top_p)))
+    stop = chat.stop_ids(tokenizer)
     settings = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens,
-                                eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+                                eos_token_id=stop, pad_token_id=tokenizer.pad_token_id)
     # `generate` fills what `settings` leave open from the model's own (a repetition penalty, for example).
     own, model.generation_config = model.generation_config, settings
     try:
@@ -40,7 +42,7 @@ def draw(model, tokenizer, prompt_ids, seeds, temperature, top_p, max_new_tokens
     drawn = []
     logps = torch.stack(drawing.logps, dim=1).double().cpu().numpy()
     for row, row_logps in zip(sequences[:, ids.shape[1]:].tolist(), logps, strict=True):
-        end = row.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in row else len(row)
+        end = next((k + 1 for k, token in enumerate(row) if token in stop), len(row))
         drawn.append((row[:end], float(row_logps[:end].sum())))
     return drawn
 

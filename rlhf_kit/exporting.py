@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rlhf_kit import chat, gguf, gguf_writing, model_files, model_card, models
+from rlhf_kit import chat, gguf, gguf_writing, model_card, model_files, models
 from rlhf_kit.errors import KitError
 from rlhf_kit.machine import Machine
 from rlhf_kit.runs import project_path, read_json
@@ -104,17 +104,26 @@ def merge_lora(adapter: str | Path, base: str | None = None):
 
 
 def same_policy(policy: tuple, again: tuple, dtype: str) -> None:
-    """KitError unless both (model, tokenizer) read the probes as the same tokens and answer with the same, greedily.
+    """KitError unless both (model, tokenizer) have the same weights, read the probes alike and answer alike, greedily.
 
-    The first is rounded to `dtype` for the comparison, as the second was when it was written.
+    The first is rounded to `dtype` for the comparison, as the second was when it was written. Weights alone would not
+    show a lost rotary base; answers alone would not show, in a small model, query rows in the wrong order. Takes memory
+    for the policy twice in float32.
     """
     (model, tokenizer), (other, other_tokenizer) = policy, again
     ids, other_ids = _probe_ids(tokenizer), _probe_ids(other_tokenizer)
+    # How text is split shows in the tokens only where a merge would cross a border, so the pieces are compared as well.
+    if _pieces(tokenizer) != _pieces(other_tokenizer):
+        raise KitError("the exported tokenizer splits a probe text differently; the export was not kept")
     if ids != other_ids or chat.stop_ids(tokenizer) != chat.stop_ids(other_tokenizer):
         raise KitError("the exported tokenizer reads a probe text differently; the export was not kept")
     if tokenizer.pad_token_id != other_tokenizer.pad_token_id:
         raise KitError("the exported tokenizer has another pad token; the export was not kept")
-    rounded = model.to(_torch(dtype)).float()
+    rounded, written = model.to(_torch(dtype)), dict(other.named_parameters())
+    for name, weight in rounded.named_parameters():
+        if name not in written or not weight.equal(written[name]):
+            raise KitError(f"the exported weights differ from the policy's at {name}; the export was not kept")
+    rounded = rounded.float()
     for number, prompt in enumerate(ids):
         if greedy(rounded, tokenizer, prompt) != greedy(other.float(), tokenizer, prompt):
             raise KitError(f"the exported model answers probe {number} with other tokens; the export was not kept")
@@ -131,6 +140,11 @@ def greedy(model, tokenizer, prompt: Sequence[int], tokens: int = _PROBE_TOKENS)
             ids, attention_mask=torch.ones_like(ids), eos_token_id=chat.stop_ids(tokenizer), **settings
         )
     return made[0, len(prompt):].tolist()
+
+
+def _pieces(tokenizer) -> list[list[str]]:
+    split = tokenizer.backend_tokenizer.pre_tokenizer
+    return [[piece for piece, _ in split.pre_tokenize_str(text)] for text in _PROBES] if split else []
 
 
 def _probe_ids(tokenizer) -> list[list[int]]:

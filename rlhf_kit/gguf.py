@@ -73,7 +73,9 @@ def locate(path: str | Path, gguf_file: str | None = None) -> Path:
             raise KitError(f"the folder {path} has no file {name}")
         return _whole((here / name).resolve())
     parts = Path(path).parts
-    if str(path).endswith(".gguf") and len(parts) == 3 and not here.is_absolute():  # owner/name/file.gguf
+    if str(path).endswith(".gguf") and len(parts) == 3 and not (
+        Path(path).is_absolute() or project_path(parts[0]).exists()
+    ):  # owner/name/file.gguf
         path, gguf_file = "/".join(parts[:2]), parts[2]
     if str(path).endswith(".gguf"):
         raise KitError(f"the GGUF file {path} does not exist")

@@ -42,7 +42,7 @@ def text(source: str | Path, model, facts: dict[str, Any]) -> str:
         lines.append(f"- exported from the released model {known.id}; licence: {known.licence or 'see its card'}")
     lines += ["- greedy answers to three probe prompts are, token for token, those of the policy exported", ""]
     chain = list(_chain(stage)) if stage else []
-    lines += _base(chain, facts) + _made(chain) + _measured(stage) + _limits(stage)
+    lines += _base(chain, facts) + _made(chain) + _measured(stage) + _limits(chain)
     return "\n".join(lines) + "\n"
 
 
@@ -168,13 +168,13 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _limits(stage: Stage | None) -> list[str]:
+def _limits(chain: list[tuple[str, Stage]]) -> list[str]:
     lines = [
         "## Limits", "",
         "- Trained to please a reward model, which is a stand-in for people: expect answers that please it more than you.",
         "- No safety testing was done on this export.",
     ]  # fmt: skip
-    if stage is not None and any(one.name == "preferences" and "world" in str(one.manifest["params"]) for one in
-                                 _siblings(stage)):
+    # Only the pocket world's pairs have an annotator whose dials are known.
+    if any(one.name == "preferences" and "annotator" in one.manifest["params"] for _, one in chain):
         lines.append("- Made in the kit's pocket world: it knows that small made-up language and no other.")
     return lines

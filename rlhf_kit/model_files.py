@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from rlhf_kit import released
 from rlhf_kit.errors import KitError
 from rlhf_kit.runs import project_path
 
@@ -172,9 +173,11 @@ def explain(where, error: BaseException) -> str | None:
     while error is not None and error not in seen:
         seen.append(error)
         if isinstance(error, errors.GatedRepoError):
+            known = released.find(str(where))
+            licence = f", {known.licence}," if known and known.licence else ""
             return (
-                f"the model {where} is gated: accept its licence at https://huggingface.co/{where}, then log in with "
-                "`hf auth login` (or set HF_TOKEN)"
+                f"the model {where} is gated: accept its licence{licence} at https://huggingface.co/{where}, then log in "
+                "with `hf auth login` (or set HF_TOKEN)"
             )
         if isinstance(error, errors.RepositoryNotFoundError):
             return (

@@ -174,7 +174,7 @@ def load_reward_model(path: str | Path, machine):
     options = model_files.check(where)
     config = _config(where, **options)
     if _is_gated(config):
-        raise KitError(f"the model {path} is a multi-objective reward model; open it with `rewards.MultiObjective`")
+        raise KitError(f"the model {path} is a multi-objective reward model; open it with `rewards.open_reward`")
     if not _is_classifier(config):
         raise KitError(
             f"the model {path} is a {(config.architectures or ['model'])[0]} without a scalar head; a reward model "

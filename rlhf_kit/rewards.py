@@ -246,6 +246,6 @@ def _known(path, like: str | None, kind: str):
         raise KitError(f"like={like!r} is no released model that the kit knows; one of {names}")
     if known is not None and known.kind not in (kind, "gguf"):
         hint = {"reward": "rewards.BradleyTerry", "pairwise": "rewards.Pairwise",
-                "multi-objective": "multi_objective.MultiObjective"}.get(known.kind, "models.load_policy")
+                "multi-objective": "rewards.open_reward"}.get(known.kind, "models.load_policy")
         raise KitError(f"{like or path} is a {known.kind} model; open it with {hint}")
     return known

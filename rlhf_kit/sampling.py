@@ -76,7 +76,7 @@ def sample(
                 drawn = _draw(machine.backend, model, tokenizer, [prompt_ids[p] for p, _, _ in batch],
                               [s for _, _, s in batch], temperature, top_p, max_new_tokens)
                 for (p, s, row_seed), (token_ids, logprob) in zip(batch, drawn, strict=True):
-                    stopped = bool(token_ids) and token_ids[-1] == tokenizer.eos_token_id
+                    stopped = bool(token_ids) and token_ids[-1] in chat.stop_ids(tokenizer)
                     made.append({
                         "prompt_id": prompts[p]["prompt_id"], "iteration": iteration, "sample": s,
                         "text": chat.decode_response(tokenizer, token_ids), "token_ids": token_ids,

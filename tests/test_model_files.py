@@ -1,0 +1,187 @@
+"""Models that cannot be had or are not what they say: one sentence each, within seconds, nothing drawn at random."""
+
+from __future__ import annotations
+
+import json
+import time
+from types import SimpleNamespace
+
+import huggingface_hub
+import llama3
+import pytest
+import torch
+from huggingface_hub import errors
+
+from rlhf_kit import model_files, models, rewards
+from rlhf_kit.errors import KitError
+
+ID = "meta-llama/Meta-Llama-3-8B"
+
+
+@pytest.fixture
+def online(monkeypatch):
+    """The hub answers; what it answers is up to the test: `online(files)` or `online(error)`."""
+    model_files._hub_files.cache_clear()
+    monkeypatch.setattr(model_files, "_offline", lambda: False)
+    monkeypatch.setattr(model_files, "_network", lambda: True)
+
+    def answers(files=(), error=None, at_download=None):
+        def info(self, model_id, timeout=None):
+            if error:
+                raise error
+            return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in files])
+
+        def download(model_id, name, **_):
+            raise at_download or AssertionError("nothing should be downloaded")
+
+        monkeypatch.setattr(huggingface_hub.HfApi, "model_info", info)
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+
+    yield answers
+    model_files._hub_files.cache_clear()
+
+
+def refused(kind):
+    return kind("no", response=SimpleNamespace(headers={}, request=None))
+
+
+OPENERS = [models.load_policy, models.load_reward_model, models.load_judge, models.new_reward_model, rewards.open_reward]
+
+
+@pytest.mark.parametrize("open_model", OPENERS)
+def test_gated_id_says_how_to_get_it(online, machine, open_model):
+    # a gated repository lists its files to anyone and refuses only their download
+    online(["config.json", "model.safetensors"], at_download=refused(errors.GatedRepoError))
+    with pytest.raises(KitError, match=f"https://huggingface.co/{ID}.*`hf auth login`") as caught:
+        open_model(ID, machine, *([0] if open_model is models.new_reward_model else []))
+    assert "accept its licence, llama3" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_missing_id(online, machine):
+    online(error=refused(errors.RepositoryNotFoundError))
+    for open_model in OPENERS[:2]:
+        with pytest.raises(KitError, match="the hub has no model nobody/nothing.*spelling"):
+            open_model("nobody/nothing", machine)
+
+
+def test_pickled_weights_are_refused(online, machine, tmp_path):
+    online(["pytorch_model-00001-of-00002.bin", "training_args.bin"])
+    with pytest.raises(KitError, match=r"me/old holds pickled weights only \(pytorch_model-00001.*save_pretrained"):
+        models.load_policy("me/old", machine)
+    llama3.save(tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors").rename(tmp_path / "m" / "pytorch_model.bin")
+    with pytest.raises(KitError, match="pickled weights only"):
+        models.load_policy(tmp_path / "m", machine)
+    (tmp_path / "m" / "pytorch_model.bin").unlink()
+    with pytest.raises(KitError, match="has no .safetensors file"):
+        models.load_policy(tmp_path / "m", machine)
+
+
+def test_no_network_is_one_short_request(monkeypatch, machine):
+    asked = []
+
+    class Session:
+        def head(self, url, timeout):
+            asked.append(timeout)
+            raise OSError("no route")
+
+    monkeypatch.setattr(model_files, "_offline", lambda: False)
+    monkeypatch.setattr(huggingface_hub, "get_session", Session)
+    begun = time.monotonic()
+    with pytest.raises(KitError, match=r"cannot be reached from here; fetch it .*`hf download never/cached`"):
+        models.load_policy("never/cached", machine)
+    assert asked == [model_files._PROBE_SECONDS] and model_files._PROBE_SECONDS <= 5 and time.monotonic() - begun < 60
+    monkeypatch.setattr(model_files, "_offline", lambda: True)
+    with pytest.raises(KitError, match="HF_HUB_OFFLINE is set"):
+        models.load_reward_model("never/cached", machine)
+    assert len(asked) == 1
+
+
+def test_without_a_network_the_cache_is_used(monkeypatch, machine, tmp_path):
+    """A hub id whose files lie in the cache opens, told not to ask the hub."""
+    snapshot = tmp_path / "models--me--mine" / "snapshots" / ("0" * 40)
+    llama3.save(snapshot)
+    (tmp_path / "models--me--mine" / "refs").mkdir()
+    (tmp_path / "models--me--mine" / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    lookup = huggingface_hub.try_to_load_from_cache
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda i, f: lookup(i, f, cache_dir=tmp_path))
+    monkeypatch.setattr(model_files, "_network", lambda: False)
+    assert model_files.check("me/mine") == {"local_files_only": True}
+    with pytest.raises(KitError, match="me/other is not on this machine"):
+        model_files.check("me/other")
+
+
+def test_errors_while_loading_become_one_sentence():
+    for error, words in (
+        (torch.OutOfMemoryError("CUDA out of memory"), "does not fit into the memory"),
+        (refused(errors.GatedRepoError), "is gated"),
+        (errors.OfflineModeIsEnabled("off"), "is not on this machine"),
+    ):
+        with pytest.raises(KitError, match=words) as caught, model_files.named("me/mine"):
+            try:
+                raise error
+            except Exception as cause:
+                raise OSError("what transformers makes of it\nand more") from cause
+        assert "\n" not in str(caught.value)
+    with pytest.raises(KitError, match="me/mine cannot be opened: strange$"), model_files.named("me/mine"):
+        raise ValueError("strange\nand more")
+
+
+# ---------------------------------------------------------------- not what it says
+
+
+def rewrite(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def test_wrong_heads_are_never_drawn_at_random(machine, tmp_path):
+    llama3.save(tmp_path / "lm")
+    with pytest.raises(KitError, match="LlamaForCausalLM without a scalar head"):
+        models.load_reward_model(tmp_path / "lm", machine)
+    rewrite(tmp_path / "lm", architectures=["LlamaForSequenceClassification"])  # says so, has no score.weight
+    with pytest.raises(KitError, match="no weights for score.weight"):
+        models.load_reward_model(tmp_path / "lm", machine)
+    llama3.save(tmp_path / "rm", "LlamaForSequenceClassification", num_labels=1)
+    with pytest.raises(KitError, match="must be a causal language model"):
+        models.load_policy(tmp_path / "rm", machine)
+    rewrite(tmp_path / "rm", architectures=["LlamaForCausalLM"])
+    with pytest.raises(KitError, match="no weights for lm_head.weight"):
+        models.load_policy(tmp_path / "rm", machine)
+    llama3.save(tmp_path / "two", "LlamaForSequenceClassification", num_labels=2)
+    with pytest.raises(KitError, match="has 2 outputs; it must have one"):
+        models.load_reward_model(tmp_path / "two", machine)
+    llama3.save(tmp_path / "wide")
+    rewrite(tmp_path / "wide", intermediate_size=80)
+    with pytest.raises(KitError, match=r"the weight .*mlp.* has the shape \(.*96.*\), config.json asks for \(.*80.*\)"):
+        models.load_policy(tmp_path / "wide", machine)
+
+
+def test_a_shard_that_is_missing(machine, tmp_path):
+    llama3.save(tmp_path / "m", shards=True)
+    sorted((tmp_path / "m").glob("model-*.safetensors"))[1].unlink()
+    with pytest.raises(KitError, match="cannot be opened"):
+        models.load_policy(tmp_path / "m", machine)
+
+
+CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+class MyConfig(LlamaConfig):
+    model_type = "mine"
+class MyModel(LlamaForCausalLM):
+    config_class = MyConfig
+"""
+
+
+def test_custom_code_runs_only_with_consent(machine, tmp_path):
+    folder = tmp_path / "mine"
+    llama3.save(folder)
+    (folder / "code_mine.py").write_text(CODE)
+    names = {"AutoConfig": "code_mine.MyConfig", "AutoModelForCausalLM": "code_mine.MyModel"}
+    rewrite(folder, model_type="mine", architectures=["MyModel"], auto_map=names)
+    with pytest.raises(KitError, match="needs Python code of its own.*custom_code=True") as caught:
+        models.load_policy(folder, machine)
+    assert "\n" not in str(caught.value)
+    model, _ = models.load_policy(folder, machine, custom_code=True)
+    assert type(model).__name__ == "MyModel"
