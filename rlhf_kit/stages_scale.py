@@ -45,7 +45,8 @@ def lora_references(course: Course, start: Stage, pairs: Stage, rows: int = 64, 
 def same_training(course: Course, start: Stage, pairs: Stage, rows: int = 128, processes: int = 2) -> Stage:
     """One DPO training in this process and once more in several: "histories.json", {"1": rows, "2": rows} of the trainer.
 
-    The global batch is the same; a GPU that is there is not used, so that it runs anywhere.
+    The global batch is the same. rows: at most so many pairs, a multiple of `processes` of them is taken. A GPU that is
+    there is not used, so that it runs anywhere.
     """
 
     def build(folder):
@@ -55,7 +56,8 @@ def same_training(course: Course, start: Stage, pairs: Stage, rows: int = 128, p
 
         machine = replace(course.machine, device="cpu", dtype="float32", autocast_bf16=False)
         settings = course.profile.dpo.model_copy(update={"epochs": 1, "micro_batch_size": course.profile.dpo.batch_size // processes})
-        chosen = pairs.rows().select(range(min(rows, len(pairs.rows()))))
+        whole = [row for row in pairs.rows().to_list() if row["chosen"].strip() and row["rejected"].strip()][:rows]
+        chosen = whole[: len(whole) // processes * processes]  # of an odd row out, one process would see nothing
         given = (model_folder(start), model_folder(start), chosen)
         rest = (settings, machine, seed, course.profile.model.max_length)
         alone = training.train_dpo(*given, folder / "alone", *rest)

@@ -62,7 +62,7 @@ def draw_first_losses(rows: Sequence[tuple[str, float]], start: float) -> Figure
     fig, (ax,) = style.figure(width=8.4, height=1.4 + 0.45 * len(rows))
     for place, (_, loss) in enumerate(rows):
         ax.plot([loss], [place], "o", color=style.MODEL, markersize=8)
-        ax.annotate(f"{loss:.6f}", (loss, place), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=8.5)
+        ax.annotate(f"{loss:.6f}", (loss, place), xytext=(9, 0), textcoords="offset points", va="center", fontsize=8.5)
     ax.axvline(start, color=style.CEILING, linestyle="--", label="ln 2: policy equals reference")
     ax.set_yticks(range(len(rows)), [r[0] for r in rows])
     ax.set_ylim(len(rows) - 0.4, -0.7)
