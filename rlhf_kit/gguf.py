@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rlhf_kit import chat, hub
 from rlhf_kit.errors import KitError
+from rlhf_kit.opening import check_loaded, named
 from rlhf_kit.runs import project_path
 
 # Families whose tokenizer takes a word that is in the vocabulary whole, and puts BOS first, unless the file says else.
@@ -27,13 +28,11 @@ def load(path: str | Path, gguf_file: str | None = None, dtype=None):
     """
     from transformers import AutoModelForCausalLM
 
-    from rlhf_kit.models import check_loaded
-
     file = locate(path, gguf_file)
     if importlib.util.find_spec("gguf") is None:
         raise KitError(f"{file.name} needs the package gguf: `pip install -r requirements.txt`")
     metadata = _metadata(file)
-    with hub.named(file):
+    with named(file):
         model, told = AutoModelForCausalLM.from_pretrained(
             str(file.parent), gguf_file=file.name, dtype=dtype, output_loading_info=True, local_files_only=True
         )
@@ -47,7 +46,7 @@ def load_tokenizer(file: Path, metadata: dict | None = None):
     from transformers import AutoTokenizer
 
     metadata = metadata or _metadata(file)
-    with hub.named(file):
+    with named(file):
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
     tokenizer = _without_foreign_tokens(tokenizer, metadata)
     pre = metadata.get("tokenizer.ggml.pre")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,6 +26,11 @@ def resolve_model(path: str | Path, needs: str = "config.json") -> str:
     folder = project_path(path)
     if folder.is_dir():
         if not (folder / needs).is_file():
+            if needs == "config.json" and (folder / "adapter_config.json").is_file():
+                raise KitError(
+                    f"the folder {path} holds a LoRA adapter; merge it first: `python -m rlhf_kit export --policy {path} "
+                    "--out FOLDER`"
+                )
             raise KitError(
                 f"the model folder {path} has no {needs}; it must be a folder saved by transformers"
             )
@@ -103,7 +108,7 @@ def download(model_id: str, file: str) -> Path:
     except huggingface_hub.errors.RemoteEntryNotFoundError:
         raise KitError(f"the hub model {model_id} has no file {file}") from None
     except Exception as error:
-        raise KitError(explain(model_id, error) or f"{file} of {model_id}: {_first_line(error)}") from error
+        raise KitError(explain(model_id, error) or f"{file} of {model_id}: {first_line(error)}") from error
 
 
 @lru_cache(maxsize=64)
@@ -120,7 +125,7 @@ def _hub_files(model_id: str) -> tuple[str, ...]:
             huggingface_hub.hf_hub_download(model_id, small, etag_timeout=10)
     except Exception as error:
         told = explain(model_id, error)
-        raise KitError(told or f"the model {model_id} cannot be looked up on the hub: {_first_line(error)}") from error
+        raise KitError(told or f"the model {model_id} cannot be looked up on the hub: {first_line(error)}") from error
     return names
 
 
@@ -131,7 +136,12 @@ def _offline() -> bool:
 
 
 def _network() -> bool:
-    """Whether the hub answers at all, by one short request (through the proxy if one is set)."""
+    return _answers(int(time.monotonic() // 60))
+
+
+@lru_cache(maxsize=1)
+def _answers(minute: int) -> bool:
+    """Whether the hub answers at all, by one short request a minute (through the proxy if one is set)."""
     import huggingface_hub
 
     try:
@@ -195,42 +205,7 @@ def explain(where, error: BaseException) -> str | None:
     return None
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, its type's name when it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No progress bars and load reports of transformers: what loads and what does not is checked here instead."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def named(path) -> Iterator[None]:
-    """Errors of transformers while opening `path`, as one sentence."""
-    try:
-        with quiet_transformers():
-            yield
-    except KitError:
-        raise
-    except Exception as error:
-        told = explain(path, error)
-        if told is None and "trust_remote_code" in str(error):
-            told = (
-                f"the model {path} needs Python code of its own, which would run on this machine; read it first, then "
-                "pass custom_code=True, or take a model that transformers itself knows"
-            )
-        # Whatever else goes wrong in here (a missing file, a broken header, an unknown architecture) is something
-        # about this path; the first line of the message says what.
-        raise KitError(told or f"the model {path} cannot be opened: {_first_line(error)}") from error
