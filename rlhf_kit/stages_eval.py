@@ -208,7 +208,7 @@ def skills(stage: Stage, after: str, before: str = "sft", temperature: float = 0
     answers). KitError without gold utilities (your own data), or for a policy or temperature that was not
     evaluated.
     """
-    from rlhf_kit.evaluation import paired_difference
+    from rlhf_kit.evaluation import cluster_interval
 
     rows = [row for row in stage.rows().to_list() if row["temperature"] == temperature]
     sides = []
@@ -231,9 +231,9 @@ def skills(stage: Stage, after: str, before: str = "sft", temperature: float = 0
         keys = [key for key, (_, own) in sides[0].items() if category in (own, "all")]
         old, new = (np.array([side[key][0] for key in keys], dtype=float) for side in sides)
         ids = [key[0] for key in keys]
-        mean, low, high = (new - old).mean(), float("nan"), float("nan")
-        if len(set(ids)) > 1:
-            mean, low, high, _ = paired_difference(new, old, ids)
+        mean, low, high = cluster_interval(new - old, ids)  # resampling keeps a share's difference within [-1, 1]
+        if not (new - old).any():  # no prompt changed: the interval for a share of zero, to either side
+            low = -high
         table.append(
             {
                 "category": category,

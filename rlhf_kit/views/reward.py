@@ -153,7 +153,7 @@ def draw_by_gap(
     ax.legend(loc="lower right", frameon=False)
     style.label(
         ax,
-        "Close answers are hard to order",
+        "Accuracy by how far apart the answers truly are",
         "distance in gold utility (mean of the bin)",
         "share ordered as the truth",
     )

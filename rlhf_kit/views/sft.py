@@ -19,10 +19,12 @@ def draw_training_curve(
     lines: Mapping[str, float] | None = None,
     second: str | None = None,
     second_y: str = "",
+    top: float | None = None,
 ) -> Figure:
     """A trainer's history over the steps, raw and smoothed; `lines` are levels to compare with, named in the legend.
 
-    second: another key, drawn in a panel of its own.
+    second: another key, drawn in a panel of its own. top: where the first panel's axis ends, if the first steps lie far
+    above the rest.
     """
     fig, axes = style.figure(1, 2 if second else 1, height=3.6)
     for ax, name, text in zip(axes, (key, second), (y, second_y), strict=False):
@@ -38,6 +40,8 @@ def draw_training_curve(
                 (style.CONTROL, style.VERMILION, style.TRUTH, style.CEILING)[k % 4],
                 (":", "--", "-.", "-")[k % 4],
             )
+        if top is not None and ax is axes[0]:
+            ax.set_ylim(0, top)
         style.label(ax, title if ax is axes[0] else text.split(" (")[0].capitalize(), "optimizer step", text)
         style.legend_below(ax)
     return fig
