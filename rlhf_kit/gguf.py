@@ -59,6 +59,14 @@ def load_tokenizer(file: Path, metadata: dict | None = None):
     return chat.prepare_tokenizer(tokenizer)
 
 
+def is_gguf(path: str | Path) -> bool:
+    """Whether a path names a .gguf file, or a folder here that holds such files and no model of transformers'."""
+    folder = project_path(path)
+    return str(path).endswith(".gguf") or (
+        folder.is_dir() and not (folder / "config.json").is_file() and any(folder.glob("*.gguf"))
+    )
+
+
 def locate(path: str | Path, gguf_file: str | None = None) -> Path:
     """The GGUF file on this machine, downloaded if `path` is a hub id.
 

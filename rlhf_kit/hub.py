@@ -58,8 +58,7 @@ def check(where: str, weights: str | None = ".safetensors") -> dict[str, bool]:
     """Look at a resolved model before it is opened; returns what `from_pretrained` must be told.
 
     A hub id costs one short request (then remembered), never transformers' own half minute of retries. Without a network,
-    what is in the hub's cache is used: {"local_files_only": True}. weights: how the files
-    must end (None: only the tokenizer is wanted).
+    what is in the hub's cache is used: {"local_files_only": True}. weights: how the files must end (None: any will do).
     KitError: no network and not in the cache, no such id, gated, pickled weights only, no weights at all.
     """
     folder = Path(where)
@@ -85,16 +84,16 @@ def check_weights(files: Sequence[str], where: str, weights: str | None = ".safe
             "convert them once where you trust them, with transformers' from_pretrained(...) and "
             "save_pretrained(FOLDER), and give that folder"
         )
-    raise KitError(f"the model {where} has no {weights} file; save the model with safetensors")
+    if any(name.endswith(".gguf") for name in files):
+        raise KitError(f"the model {where} holds GGUF files only; name one of them with gguf_file=")
+    advice = "; save the model with safetensors" if weights == ".safetensors" else ""
+    raise KitError(f"the model {where} has no {weights} file{advice}")
 
 
 def files(model_id: str, ending: str) -> list[str]:
-    """The names of a hub repository's files with this ending: on the hub, or in the cache without a network."""
-    import huggingface_hub
-
+    """The names of a hub repository's files with this ending. KitError without a network, as for `check`."""
     if check(model_id, weights=ending):
-        snapshot = Path(huggingface_hub.snapshot_download(model_id, local_files_only=True))
-        return sorted(str(f.relative_to(snapshot)) for f in snapshot.rglob(f"*{ending}"))
+        raise KitError(f"without a network the files of {model_id} are not known; name the {ending} file")
     return sorted(name for name in _hub_files(model_id) if name.endswith(ending))
 
 
@@ -152,12 +151,11 @@ def _answers(minute: int) -> bool:
 
 
 def _in_cache(model_id: str) -> bool:
+    """Whether the hub's cache on this machine holds anything of this repository."""
     import huggingface_hub
 
-    return any(
-        isinstance(huggingface_hub.try_to_load_from_cache(model_id, name), str)
-        for name in ("config.json", "tokenizer_config.json")
-    )
+    folder = Path(huggingface_hub.constants.HF_HUB_CACHE) / f"models--{model_id.replace('/', '--')}" / "snapshots"
+    return folder.is_dir() and any(folder.iterdir())
 
 
 # ---------------------------------------------------------------- errors, as one sentence

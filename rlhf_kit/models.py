@@ -122,7 +122,7 @@ def load_policy(
     """
     from transformers import AutoModelForCausalLM
 
-    if gguf_file or str(path).endswith(".gguf"):
+    if gguf_file or gguf.is_gguf(path):
         model, own = gguf.load(path, gguf_file, _dtype(machine))
         tokenizer = tokenizer or own
         return _fit(model, tokenizer).to(machine.device).eval(), tokenizer
@@ -188,7 +188,7 @@ def load_gated(path: str | Path, machine, architecture):
 
 def load_judge(path: str | Path, machine):
     """`load_policy` for a pairwise model: its tokenizer must bring the chat template that it was trained with."""
-    if str(path).endswith(".gguf"):
+    if gguf.is_gguf(path):
         return load_policy(path, machine)
     resolve_model(path)  # the model's own faults are told before the tokenizer's
     return load_policy(path, machine, tokenizer=load_tokenizer(path, template_required=True))

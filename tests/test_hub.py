@@ -10,6 +10,7 @@ import huggingface_hub
 import llama3
 import pytest
 import torch
+import transformers.utils.hub  # noqa: F401  (it keeps the hub's functions as it finds them: before any is replaced here)
 from huggingface_hub import errors
 
 from rlhf_kit import hub, models, opening, rewards
@@ -108,12 +109,30 @@ def test_without_a_network_the_cache_is_used(monkeypatch, machine, tmp_path):
     (tmp_path / "models--me--mine" / "refs").mkdir()
     (tmp_path / "models--me--mine" / "refs" / "main").write_text("0" * 40)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    lookup = huggingface_hub.try_to_load_from_cache
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda i, f: lookup(i, f, cache_dir=tmp_path))
     monkeypatch.setattr(hub, "_network", lambda: False)
     assert hub.check("me/mine") == {"local_files_only": True}
+    monkeypatch.setattr(hub, "_offline", lambda: False)
+    model, _ = models.load_policy("me/mine", machine)
+    assert models.weights_hash(model) == models.weights_hash(snapshot)
     with pytest.raises(KitError, match="me/other is not on this machine"):
         hub.check("me/other")
+
+
+def test_files_of_a_repository_and_one_of_them(online, monkeypatch, tmp_path):
+    online(["a-Q4_K_M.gguf", "a-Q8_0.gguf", "README.md"])
+
+    def download(model_id, name, **_):
+        if name == "none.gguf":
+            raise errors.RemoteEntryNotFoundError("no", response=SimpleNamespace(headers={}, request=None))
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert hub.files("me/gguf", ".gguf") == ["a-Q4_K_M.gguf", "a-Q8_0.gguf"]
+    assert hub.download("me/gguf", "a-Q8_0.gguf") == tmp_path / "a-Q8_0.gguf"
+    with pytest.raises(KitError, match="me/gguf has no file none.gguf"):
+        hub.download("me/gguf", "none.gguf")
+    with pytest.raises(KitError, match="me/gguf holds GGUF files only; name one of them with gguf_file="):
+        hub.check("me/gguf")
 
 
 def test_errors_while_loading_become_one_sentence():
