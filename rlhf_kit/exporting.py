@@ -13,6 +13,7 @@ from pathlib import Path
 from rlhf_kit import chat, gguf, gguf_writing, model_card, model_files, models
 from rlhf_kit.errors import KitError
 from rlhf_kit.machine import Machine
+from rlhf_kit.opening import named, quiet_transformers
 from rlhf_kit.runs import project_path, read_json
 
 FORMATS = ("safetensors", "gguf")
@@ -87,7 +88,7 @@ def merge_lora(adapter: str | Path, base: str | None = None):
     own = (folder / "tokenizer_config.json").is_file()
     tokenizer = models.load_tokenizer(folder if own else base)
     model, _ = models.load_policy(base, _cpu("float32"), tokenizer=tokenizer)
-    with model_files.named(folder):
+    with named(folder):
         lora = PeftModel.from_pretrained(model, str(folder)).eval()
     probe = torch.tensor([_probe_ids(tokenizer)[1]])
     with torch.inference_mode():
@@ -135,7 +136,7 @@ def greedy(model, tokenizer, prompt: Sequence[int], tokens: int = _PROBE_TOKENS)
 
     ids = torch.tensor([list(prompt)], device=model.device)
     settings = {"do_sample": False, "max_new_tokens": tokens, "pad_token_id": tokenizer.pad_token_id}
-    with torch.inference_mode(), model_files.quiet_transformers():
+    with torch.inference_mode(), quiet_transformers():
         made = model.generate(
             ids, attention_mask=torch.ones_like(ids), eos_token_id=chat.stop_ids(tokenizer), **settings
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import threading
 import urllib.parse
@@ -72,7 +73,10 @@ def cached(name: str, kind: Kind = "data set") -> bool:
     found = any(Path(hub, f"{prefix}--{name.replace('/', '--')}").glob("snapshots/*/*"))
     if kind == "data set" and not found:
         prepared = os.environ.get("HF_DATASETS_CACHE") or os.path.join(home, "datasets")
-        found = Path(os.path.expanduser(prepared), name.replace("/", "___")).is_dir()
+        # `datasets` writes preference_700K as preference_700_k there
+        plain = [re.sub(r"[^a-z0-9/]", "", text.lower()) for text in (name, *(
+            folder.name.replace("___", "/") for folder in Path(os.path.expanduser(prepared)).glob("*___*")))]  # fmt: skip
+        found = plain[0] in plain[1:]
     return found
 
 
@@ -80,7 +84,7 @@ def require(name: str, kind: Kind = "data set") -> None:
     """KitError at once where neither the cache nor the hub can give `name`; call it before the hub's clients."""
     if cached(name, kind) or reachable():
         return
-    raise KitError(_unreachable(name, kind))
+    raise KitError(unreachable(name, kind))
 
 
 def explain(error: BaseException, name: str, kind: Kind = "data set") -> KitError:
@@ -90,44 +94,53 @@ def explain(error: BaseException, name: str, kind: Kind = "data set") -> KitErro
     """
     if isinstance(error, KitError):
         return error
+    own = " ".join(str(error).split())[:300] or type(error).__name__
+    said = " ".join(str(one) for one in _chain(error)).lower()
+    told = sentence(error, name, kind)
+    if told is None and ("trust_remote_code" in said or "dataset scripts" in said):
+        told = (
+            f"the {kind} {name} would run code of its authors on this machine, which is not allowed here; give a "
+            "local copy of its files (safetensors, Parquet or JSON lines)"
+        )
+    return KitError(told or f"the {kind} {name} cannot be opened: {own}; see {_page(name, kind)}, or give the path of a local copy")
+
+
+def sentence(error: BaseException, name: str, kind: Kind) -> str | None:
+    """What an error of the hub's clients means, in one sentence; None for an error that is none of theirs."""
     chain = list(_chain(error))
     kinds = {cls.__name__ for one in chain for cls in type(one).__mro__}
     said = " ".join(" ".join(str(one) for one in chain).split())
     statuses = {getattr(getattr(one, "response", None), "status_code", None) for one in chain}
-    page = f"{endpoint()}/{'' if kind == 'model' else 'datasets/'}{name}"
-    own = " ".join(str(error).split())[:300] or type(error).__name__
+    page, own = _page(name, kind), " ".join(str(error).split())[:300]
     if any(getattr(one, "errno", None) == errno.ENOSPC for one in chain):
-        return KitError(f"the {kind} {name}: no space is left on the disk; free some, or set HF_HOME to a larger disk")
-    if "GatedRepoError" in kinds or "gated" in said.lower():
-        return KitError(
+        return f"the {kind} {name}: no space is left on the disk; free some, or set HF_HOME to a larger disk"
+    if "GatedRepoError" in kinds or re.search(r"\bgated (repo|dataset|model)", said, re.I):
+        return (
             f"the {kind} {name} is gated: ask for access and accept its licence at {page}, then log in with "
             "`hf auth login` or set HF_TOKEN"
         )
     if 429 in statuses:
-        return KitError(f"the {kind} {name}: the hub asks for fewer requests (status 429); wait, or set HF_TOKEN")
+        return f"the {kind} {name}: the hub asks for fewer requests (status 429); wait, or set HF_TOKEN"
     if statuses & {500, 502, 503, 504}:
-        return KitError(f"the {kind} {name}: the hub itself fails at the moment; try again later, or give a local path")
+        return f"the {kind} {name}: the hub itself fails at the moment; try again later, or give a local path"
     if "RevisionNotFoundError" in kinds:
-        return KitError(f"the {kind} {name} has no such revision on the hub ({own}); look at {page}")
+        return f"the {kind} {name} has no such revision on the hub ({own}); look at {page}"
     if "RepositoryNotFoundError" in kinds or "DatasetNotFoundError" in kinds:
-        return KitError(
+        return (
             f"there is no {kind} {name} on the hub, or it is private: check the spelling at {page}, log in with "
             "`hf auth login` if it is yours, or give the path of a local copy"
         )
     if statuses & {401, 403}:
-        return KitError(
-            f"the {kind} {name}: the hub refuses access; log in with `hf auth login` or set HF_TOKEN, and see {page}"
-        )
+        return f"the {kind} {name}: the hub refuses access; log in with `hf auth login` or set HF_TOKEN, and see {page}"
     if "HFValidationError" in kinds:
-        return KitError(f"{name} is no hub id: {own}; an id looks like owner/name")
+        return f"{name} is no hub id: {own}; an id looks like owner/name"
     if "OfflineModeIsEnabled" in kinds or "LocalEntryNotFoundError" in kinds or kinds & _NETWORK:
-        return KitError(_unreachable(name, kind))
-    if "trust_remote_code" in said or "dataset scripts" in said.lower():
-        return KitError(
-            f"the {kind} {name} would run code of its authors on this machine, which is not allowed here; give a "
-            "local copy of its files (safetensors, Parquet or JSON lines)"
-        )
-    return KitError(f"the {kind} {name} cannot be opened: {own}; see {page}, or give the path of a local copy")
+        return unreachable(name, kind)
+    return None
+
+
+def _page(name: str, kind: Kind) -> str:
+    return f"{endpoint()}/{'' if kind == 'model' else 'datasets/'}{name}"
 
 
 _NETWORK = {
@@ -136,7 +149,8 @@ _NETWORK = {
 }  # fmt: skip
 
 
-def _unreachable(name: str, kind: Kind) -> str:
+def unreachable(name: str, kind: Kind) -> str:
+    """The sentence for something that neither this machine nor the hub can give now."""
     local = "" if cached(name, kind) else f"the {kind} {name} is not on this machine, and "
     rest = "give the path of a local copy"
     if offline():

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from rlhf_kit import released
+from rlhf_kit import hub, released
 from rlhf_kit.errors import KitError
 from rlhf_kit.runs import project_path
 
 _LOCAL_FIRST = {".", "..", "~", "data", "runs", "tmp"}
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")  # weights in these can run code when they are opened
-_PROBE_SECONDS = 4.0
 
 
 def resolve_model(path: str | Path, needs: str = "config.json") -> str:
@@ -26,6 +24,11 @@ def resolve_model(path: str | Path, needs: str = "config.json") -> str:
     folder = project_path(path)
     if folder.is_dir():
         if not (folder / needs).is_file():
+            if needs == "config.json" and (folder / "adapter_config.json").is_file():
+                raise KitError(
+                    f"the folder {path} holds a LoRA adapter; merge it first: `python -m rlhf_kit export --policy {path} "
+                    "--out FOLDER`"
+                )
             raise KitError(
                 f"the model folder {path} has no {needs}; it must be a folder saved by transformers"
             )
@@ -33,9 +36,9 @@ def resolve_model(path: str | Path, needs: str = "config.json") -> str:
     if folder.exists():
         raise KitError(f"the model path {path} is a file; give the folder that holds config.json")
     parts = Path(path).parts
-    hub = isinstance(path, str) and len(parts) in (1, 2) and not os.path.isabs(path) and "\\" not in path
+    an_id = isinstance(path, str) and len(parts) in (1, 2) and not os.path.isabs(path) and "\\" not in path
     if (
-        not hub
+        not an_id
         or (len(parts) == 2 and (parts[0] in _LOCAL_FIRST or project_path(parts[0]).exists()))
         or len(parts) == 1
     ):
@@ -53,17 +56,15 @@ def check(where: str, weights: str | None = ".safetensors") -> dict[str, bool]:
     """Look at a resolved model before it is opened; returns what `from_pretrained` must be told.
 
     A hub id costs one short request (then remembered), never transformers' own half minute of retries. Without a network,
-    what is in the hub's cache is used: {"local_files_only": True}. weights: how the files
-    must end (None: only the tokenizer is wanted).
+    what is in the hub's cache is used: {"local_files_only": True}. weights: how the files must end (None: any will do).
     KitError: no network and not in the cache, no such id, gated, pickled weights only, no weights at all.
     """
     folder = Path(where)
     if folder.is_dir():
         check_weights([f.name for f in folder.iterdir()], where, weights)
         return {}
-    if _offline() or not _network():
-        if not _in_cache(where):
-            raise KitError(_no_network(where))
+    if not hub.reachable():
+        hub.require(where, "model")
         return {"local_files_only": True}
     check_weights(_hub_files(where), where, weights)
     return {}
@@ -80,16 +81,16 @@ def check_weights(files: Sequence[str], where: str, weights: str | None = ".safe
             "convert them once where you trust them, with transformers' from_pretrained(...) and "
             "save_pretrained(FOLDER), and give that folder"
         )
-    raise KitError(f"the model {where} has no {weights} file; save the model with safetensors")
+    if any(name.endswith(".gguf") for name in files):
+        raise KitError(f"the model {where} holds GGUF files only; name one of them with gguf_file=")
+    advice = "; save the model with safetensors" if weights == ".safetensors" else ""
+    raise KitError(f"the model {where} has no {weights} file{advice}")
 
 
 def files(model_id: str, ending: str) -> list[str]:
-    """The names of a hub repository's files with this ending: on the hub, or in the cache without a network."""
-    import huggingface_hub
-
+    """The names of a hub repository's files with this ending. KitError without a network, as for `check`."""
     if check(model_id, weights=ending):
-        snapshot = Path(huggingface_hub.snapshot_download(model_id, local_files_only=True))
-        return sorted(str(f.relative_to(snapshot)) for f in snapshot.rglob(f"*{ending}"))
+        raise KitError(f"without a network the files of {model_id} are not known; name the {ending} file")
     return sorted(name for name in _hub_files(model_id) if name.endswith(ending))
 
 
@@ -103,7 +104,7 @@ def download(model_id: str, file: str) -> Path:
     except huggingface_hub.errors.RemoteEntryNotFoundError:
         raise KitError(f"the hub model {model_id} has no file {file}") from None
     except Exception as error:
-        raise KitError(explain(model_id, error) or f"{file} of {model_id}: {_first_line(error)}") from error
+        raise KitError(explain(model_id, error) or f"{file} of {model_id}: {first_line(error)}") from error
 
 
 @lru_cache(maxsize=64)
@@ -120,117 +121,32 @@ def _hub_files(model_id: str) -> tuple[str, ...]:
             huggingface_hub.hf_hub_download(model_id, small, etag_timeout=10)
     except Exception as error:
         told = explain(model_id, error)
-        raise KitError(told or f"the model {model_id} cannot be looked up on the hub: {_first_line(error)}") from error
+        raise KitError(told or f"the model {model_id} cannot be looked up on the hub: {first_line(error)}") from error
     return names
-
-
-def _offline() -> bool:
-    import huggingface_hub
-
-    return bool(huggingface_hub.constants.HF_HUB_OFFLINE)
-
-
-def _network() -> bool:
-    """Whether the hub answers at all, by one short request (through the proxy if one is set)."""
-    import huggingface_hub
-
-    try:
-        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=_PROBE_SECONDS)
-    except Exception:  # whichever HTTP library the hub's client uses: no answer is no network
-        return False
-    return True
-
-
-def _in_cache(model_id: str) -> bool:
-    import huggingface_hub
-
-    return any(
-        isinstance(huggingface_hub.try_to_load_from_cache(model_id, name), str)
-        for name in ("config.json", "tokenizer_config.json")
-    )
 
 
 # ---------------------------------------------------------------- errors, as one sentence
 
 
-def _no_network(where) -> str:
-    reason = "HF_HUB_OFFLINE is set" if _offline() else "the hub cannot be reached from here"
-    return (
-        f"the model {where} is not on this machine and {reason}; fetch it where there is a network "
-        f"(`hf download {where}`) or give a folder"
-    )
-
-
 def explain(where, error: BaseException) -> str | None:
-    """The sentence for an error of the hub's client or of the machine's memory, None for any other.
-
-    Looks along the chain of causes, as transformers wraps the hub's errors in its own.
-    """
+    """The sentence for an error of the hub's client or of the machine's memory, None for any other."""
     import torch
-    from huggingface_hub import errors
 
-    seen = []
-    while error is not None and error not in seen:
-        seen.append(error)
-        if isinstance(error, errors.GatedRepoError):
-            known = released.find(str(where))
-            licence = f", {known.licence}," if known and known.licence else ""
-            return (
-                f"the model {where} is gated: accept its licence{licence} at https://huggingface.co/{where}, then log in "
-                "with `hf auth login` (or set HF_TOKEN)"
-            )
-        if isinstance(error, errors.RepositoryNotFoundError):
-            return (
-                f"the hub has no model {where}, or it is private: check the spelling, or log in with `hf auth login`"
-            )
-        broken = any(kind.__name__ == "TransportError" for kind in type(error).__mro__)  # of whichever HTTP library
-        if broken or isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | ConnectionError):
-            return _no_network(where)
-        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    one = error
+    while one is not None:
+        if isinstance(one, torch.OutOfMemoryError | MemoryError):
             return (
                 f"the model {where} does not fit into the memory of this machine; take a smaller one, half precision "
                 "or LoRA (`python -m rlhf_kit doctor` estimates)"
             )
-        error = error.__cause__ or error.__context__
-    return None
+        one = one.__cause__ or one.__context__
+    told, known = hub.sentence(error, str(where), "model"), released.find(str(where))
+    if told and "is gated" in told and known and known.licence:
+        told += f" (its licence: {known.licence})"
+    return told
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, its type's name when it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No progress bars and load reports of transformers: what loads and what does not is checked here instead."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def named(path) -> Iterator[None]:
-    """Errors of transformers while opening `path`, as one sentence."""
-    try:
-        with quiet_transformers():
-            yield
-    except KitError:
-        raise
-    except Exception as error:
-        told = explain(path, error)
-        if told is None and "trust_remote_code" in str(error):
-            told = (
-                f"the model {path} needs Python code of its own, which would run on this machine; read it first, then "
-                "pass custom_code=True, or take a model that transformers itself knows"
-            )
-        # Whatever else goes wrong in here (a missing file, a broken header, an unknown architecture) is something
-        # about this path; the first line of the message says what.
-        raise KitError(told or f"the model {path} cannot be opened: {_first_line(error)}") from error

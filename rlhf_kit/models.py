@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -11,7 +9,9 @@ from pathlib import Path
 
 from rlhf_kit import chat, gguf, model_files
 from rlhf_kit.errors import KitError
-from rlhf_kit.model_files import named, quiet_transformers, resolve_model
+from rlhf_kit.model_files import resolve_model
+from rlhf_kit.opening import check_loaded, named, quiet_transformers
+from rlhf_kit.weights import weights_hash
 
 __all__ = [
     "load_policy",
@@ -42,14 +42,14 @@ def _dtype(machine):
 # ---------------------------------------------------------------- opening
 
 
-def load_tokenizer(path: str | Path, *, template_required: bool = False):
+def load_tokenizer(path: str | Path, *, template_required: bool = False, custom_code: bool = False):
     """The tokenizer of a model folder or hub id, made fit for training (`chat.prepare_tokenizer`)."""
     from transformers import AutoTokenizer
 
     where = resolve_model(path, needs="tokenizer_config.json")
     options = model_files.check(where, weights=None)
     with named(path):
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=custom_code, **options)
         return chat.prepare_tokenizer(tokenizer, template_required=template_required)
 
 
@@ -70,28 +70,6 @@ def _open(auto_class, path, where: str, machine, *, may_lack: tuple[str, ...] = 
         )
     check_loaded(path, told, may_lack)
     return model
-
-
-def check_loaded(path, told: Mapping, may_lack: tuple[str, ...] = ()) -> None:
-    """KitError when transformers' loading report names weights that are missing or of another shape.
-
-    transformers fills such weights with random numbers and only warns: a model that loads and judges by chance.
-    """
-    missing = sorted(set(told.get("missing_keys") or ()) - set(may_lack))
-    if missing:
-        raise KitError(
-            f"the files of the model {path} have no weights for {missing[0]}"
-            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-            + "; it is another kind of model than its config.json says"
-        )
-    other = [tuple(entry) for entry in told.get("mismatched_keys") or ()]
-    if other:
-        name, found, wanted = other[0]
-        if name in ("score.weight", "classifier.weight"):
-            raise KitError(f"the reward model {path} has {found[0]} outputs; it must have one")
-        raise KitError(
-            f"the weight {name} of the model {path} has the shape {tuple(found)}, config.json asks for {tuple(wanted)}"
-        )
 
 
 def _is_classifier(config) -> bool:
@@ -144,7 +122,7 @@ def load_policy(
     """
     from transformers import AutoModelForCausalLM
 
-    if gguf_file or str(path).endswith(".gguf"):
+    if gguf_file or gguf.is_gguf(path):
         model, own = gguf.load(path, gguf_file, _dtype(machine))
         tokenizer = tokenizer or own
         return _fit(model, tokenizer).to(machine.device).eval(), tokenizer
@@ -157,7 +135,7 @@ def load_policy(
         )
     if _is_gated(config):
         raise KitError(f"the model {path} is a multi-objective reward model; a policy must be a causal language model")
-    tokenizer = tokenizer or load_tokenizer(path)
+    tokenizer = tokenizer or load_tokenizer(path, custom_code=custom_code)
     model = _open(AutoModelForCausalLM, path, where, machine, custom_code=custom_code, **options)
     return _fit(model, tokenizer).to(machine.device).eval(), tokenizer
 
@@ -210,7 +188,7 @@ def load_gated(path: str | Path, machine, architecture):
 
 def load_judge(path: str | Path, machine):
     """`load_policy` for a pairwise model: its tokenizer must bring the chat template that it was trained with."""
-    if str(path).endswith(".gguf"):
+    if gguf.is_gguf(path):
         return load_policy(path, machine)
     resolve_model(path)  # the model's own faults are told before the tokenizer's
     return load_policy(path, machine, tokenizer=load_tokenizer(path, template_required=True))
@@ -286,7 +264,7 @@ def new_model(init: Mapping, tokenizer_path: str | Path, seed: int):
     return _fit(model, tokenizer).eval(), tokenizer
 
 
-# ---------------------------------------------------------------- saving, hashing
+# ---------------------------------------------------------------- saving
 
 
 def save_model(model, tokenizer, folder: str | Path, state_dict: Mapping | None = None) -> Path:
@@ -311,42 +289,3 @@ def save_model(model, tokenizer, folder: str | Path, state_dict: Mapping | None 
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
-
-
-def weights_hash(model_or_folder) -> str:
-    """16 hex digits over names, shapes, number formats and bytes of all weights: of a model, or of a saved folder.
-
-    A model and the folder it was saved to have the same hash; tied weights count once. SHA-256 reads 0.75 GB/s on a slow
-    core (measured, 2026) and two to three times that on a server's: an 8B model in bfloat16 takes 10 to 20 s.
-    """
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in _tensors(model_or_folder):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        # The array itself, not a copy of its bytes: an 8B model would be copied whole.
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
-
-
-def _tensors(model_or_folder):
-    if hasattr(model_or_folder, "named_parameters"):
-        yield from sorted(model_or_folder.named_parameters())
-        return
-    from safetensors import safe_open
-
-    folder = Path(resolve_model(model_or_folder))
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise KitError(f"the model folder {model_or_folder} has no safetensors file")
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        where = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    else:
-        where = {}
-        for file in files:
-            with safe_open(file, framework="pt") as opened:
-                where.update(dict.fromkeys(opened.keys(), file.name))
-    for name in sorted(where):
-        with safe_open(folder / where[name], framework="pt") as opened:
-            yield name, opened.get_tensor(name)

@@ -30,8 +30,8 @@ class BradleyTerry:
         from rlhf_kit.models import load_reward_model
 
         known = _known(path, like, "reward")
-        self.rendered = known is not None
-        self.bos = bos if bos is not None or known is None else known.bos
+        self.rendered = known is not None and known.kind == "reward"
+        self.bos = bos if bos is not None else known is None or known.bos
         self.model, self.tokenizer = path if isinstance(path, tuple) else load_reward_model(path, machine)
         self.model.eval()
         self.name, self.batch_size = name, batch_size
@@ -244,7 +244,7 @@ def _known(path, like: str | None, kind: str):
     if like is not None and known is None:
         names = ", ".join(row["id"] for row in released.rows(kind))
         raise KitError(f"like={like!r} is no released model that the kit knows; one of {names}")
-    if known is not None and known.kind not in (kind, "gguf"):
+    if known is not None and known.kind not in (kind, "gguf", "base"):
         hint = {"reward": "rewards.BradleyTerry", "pairwise": "rewards.Pairwise",
                 "multi-objective": "rewards.open_reward"}.get(known.kind, "models.load_policy")
         raise KitError(f"{like or path} is a {known.kind} model; open it with {hint}")

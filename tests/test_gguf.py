@@ -191,6 +191,9 @@ def test_what_would_be_read_wrongly_is_refused(policy, files, machine, tmp_path)
         with pytest.raises(KitError, match=words) as caught:
             models.load_policy(file, machine)
         assert "\n" not in str(caught.value)
+    (tmp_path / "one").mkdir()
+    shutil.copy(good, tmp_path / "one" / "a.gguf")
+    assert gguf.is_gguf(tmp_path / "one") and gguf.locate(tmp_path / "one").name == "a.gguf"
     with pytest.raises(KitError, match="has several GGUF files.*name one with gguf_file="):
         gguf.locate(tmp_path)
     with pytest.raises(KitError, match="has no file other.gguf"):

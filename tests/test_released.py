@@ -78,6 +78,7 @@ def test_released_ids_know_how_they_are_asked(monkeypatch, machine, tmp_path):
     monkeypatch.setattr(models, "load_reward_model", lambda path, machine: opened)
     assert rewards.BradleyTerry(FSFAIRX, machine).rendered and rewards.BradleyTerry(FSFAIRX.lower(), machine).bos
     assert not rewards.BradleyTerry("someone/else", machine).rendered
+    assert rewards.BradleyTerry("any/copy", machine, like="Salesforce/LLaMA-3-8B-SFR-RM-R").rendered
     with pytest.raises(KitError, match="is a pairwise model; open it with rewards.Pairwise"):
         rewards.BradleyTerry(PAIR, machine)
     with pytest.raises(KitError, match="no released model"):
