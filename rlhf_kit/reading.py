@@ -13,13 +13,12 @@ import itertools
 import json
 import os
 import re
-import socket
-import urllib.parse
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from rlhf_kit import hub
 from rlhf_kit.errors import KitError
 from rlhf_kit.fields import BadRow, kind_of
 
@@ -83,35 +82,13 @@ def _from_splits(splits: Mapping[str, Any], split: str, what: str) -> list[Part]
 
 
 def _from_hub(name: str, split: str, subset: str | None) -> Iterable[Any]:
+    hub.require(name)
     import datasets
 
     try:
-        hub, cached = datasets.config.HF_ENDPOINT, _in_cache(datasets.config.HF_DATASETS_CACHE, name)
-        if not cached and _no_network(hub):
-            raise ConnectionError(f"no network, {hub} cannot be looked up")
         return datasets.load_dataset(name, subset, split=split)
     except Exception as error:  # the hub's client has many: offline, no such id or split, gated, a script
-        reason = " ".join(str(error).split())[:200]
-        raise KitError(
-            f"{name}: there is no such file or folder here, and the hub did not give it either "
-            f"({type(error).__name__}: {reason}); check the id, the split {split!r} and the network, or "
-            f"download the file and give its path"
-        ) from error
-
-
-def _no_network(endpoint: str) -> bool:
-    """Whether the hub's name does not resolve: known at once; the hub's client tries for half a minute."""
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return False  # then the proxy resolves names
-    try:
-        socket.getaddrinfo(urllib.parse.urlsplit(endpoint).hostname or endpoint, 443)
-    except OSError:
-        return True
-    return False
-
-
-def _in_cache(cache: str | Path, name: str) -> bool:
-    return any(Path(cache).glob(name.replace("/", "___")))
+        raise hub.explain(error, name) from error
 
 
 def _folder(folder: Path, split: str) -> list[Part]:

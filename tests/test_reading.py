@@ -216,14 +216,14 @@ def test_a_hub_id_goes_to_the_hub_and_its_failure_is_one_sentence(monkeypatch):
             return datasets.Dataset.from_list(ROWS)
         raise ConnectionError("no\nnetwork")
 
-    monkeypatch.setattr("rlhf_kit.reading._no_network", lambda endpoint: False)
+    monkeypatch.setattr("rlhf_kit.hub.reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert load_preferences("some/preferences", split="test", subset="en")["source"][0] == "some/preferences"
     assert asked == [("some/preferences", "en", "test")]
-    with pytest.raises(KitError, match=r"other/one: there is no such file.*ConnectionError: no network"):
+    with pytest.raises(KitError, match=r"the data set other/one is not on this machine"):
         load_preferences("other/one")
-    monkeypatch.setattr("rlhf_kit.reading._no_network", lambda endpoint: True)
-    with pytest.raises(KitError, match="no network"):
+    monkeypatch.setattr("rlhf_kit.hub.reachable", lambda: False)
+    with pytest.raises(KitError, match="the hub .* cannot be reached"):
         load_preferences("other/two")
     assert len(asked) == 2
 
