@@ -1,5 +1,8 @@
 """From one row of somebody's preference file to pairs of conversations: a small function for each layout.
 
+The public data sets of the paper have functions of their own, in `public_adapters`; here are the layouts that
+people keep their own pairs in, and `sniff`, which tells all of them apart.
+
 An adapter takes a row (a mapping) and returns a list of `Pair`; it raises `BadRow` where the row does not
 have the shape it promises. It never judges quality: empty, equal or mismatched answers are the business of
 `cleaning`. To add a data set, write one such function and put it into `ADAPTERS`.
@@ -15,6 +18,9 @@ chosen_messages  `chosen_messages`, `rejected_messages`: whole conversations, co
 ranked           `prompt`, n `responses`, n `scores` (or `ranks`, 1 = best, then score = -rank), or responses
                  as {text, score}: the best against the worst
 ranked_all       the same rows, every pair of the responses; "auto" never chooses it
+shp, helpsteer, pku, pku_safe, ultrafeedback, ultrainteract, code_ultrafeedback, argilla_math, distilabel_orca,
+distilabel_capybara, summarize, pair_prompt
+                 the public sets, each with its own filter
 
 A message is {role, content} or {from, value}, with the roles user (human, prompter), assistant (gpt, chatgpt,
 bot, model) and system. White space around a message's text is cut, as chat templates do.
@@ -25,13 +31,15 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
+from rlhf_kit import public_adapters
 from rlhf_kit.errors import KitError
 from rlhf_kit.fields import (
     PROMPT,
     BadRow,
     Message,
+    Pair,
     Row,
     field_of,
     is_transcript,
@@ -44,17 +52,6 @@ from rlhf_kit.fields import (
     transcript_of,
     with_system,
 )
-
-
-class Pair(NamedTuple):
-    """Two whole conversations (prompt turns and a last answer each), the first one preferred."""
-
-    chosen: list[Message]
-    rejected: list[Message]
-    chosen_score: float | None = None
-    rejected_score: float | None = None
-    margin: float | None = None
-
 
 _TURNS = ("conversations", "conversation", "messages", "prompt")
 _RESPONSES = ("responses", "completions", "answers", "outputs", "candidates", "generations")
@@ -70,7 +67,9 @@ def _pair(row: Row, chosen: list[Message], rejected: list[Message]) -> Pair:
 
 
 def _score(row: Row, side: str) -> float | None:
-    for name in (f"{side}_score", f"score_{side}", f"{side}_rating", f"{side}_reward"):
+    for name in (f"{side}_score", f"score_{side}", f"{side}_rating", f"rating_{side}", f"{side}_reward"):
+        if isinstance(row.get(name), str) and row[name].strip().lower() == "n/a":
+            return None  # as RLHFlow/CodeUltraFeedback-standard has it, whose scores are texts
         if row.get(name) is not None:
             return number_of(row[name], name)
     return None
@@ -138,6 +137,7 @@ ADAPTERS: dict[str, Callable[[Row], list[Pair]]] = {
     "chosen_messages": chosen_messages,
     "ranked": ranked,
     "ranked_all": ranked_all,
+    **public_adapters.PUBLIC,
 }
 
 
@@ -189,6 +189,9 @@ def _scored_pair(prompt: list[Message], best: tuple[Message, float], worst: tupl
 
 def sniff(row: Row) -> str | None:
     """The adapter whose layout this row has, or None."""
+    public = public_adapters.sniff(row)
+    if public:
+        return public
     chosen, rejected = row.get("chosen"), row.get("rejected")
     if isinstance(chosen, str) and isinstance(rejected, str):
         if is_transcript(chosen) and is_transcript(rejected):

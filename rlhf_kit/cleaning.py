@@ -2,7 +2,8 @@
 
 The rules follow the cleaning of the paper (arXiv 2405.07863, appendix B.1: empty turns, labels that
 contradict other features, small margins of absolute scores, ties) and what the losses need: a shared prompt
-and two different answers.
+and two different answers. The filter that the authors published with HH-RLHF (RLHFlow/HH-RLHF-Helpful-standard)
+leaves out the same rows, except duplicates, which it keeps.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 
-from rlhf_kit.adapters import Pair
-from rlhf_kit.fields import BadRow
+from rlhf_kit.fields import BadRow, Pair
 
 # Why a readable row is left out, in the order of checking.
 REASONS = {
     "unknown_role": "a message's role is none of user, assistant, system (a tool's, for example)",
     "not_text": "a message holds an image or another part that is not text",
     "one_response": "a ranked list with fewer than two responses",
+    "unscored": "one of the two answers has no score",
+    "small_ratio": "one score is not more than twice the other (SHP)",
+    "both_unsafe": "both answers are unsafe (PKU-SafeRLHF)",
+    "ambiguous": "a text holds a mark of the pair prompt, so it cannot be taken apart",
     "prompt_mismatch": "chosen and rejected do not share all turns before the last one",
     "roles_not_alternating": "the turns are not (system), user, assistant, user, ..., assistant",
     "empty_response": "the chosen or the rejected answer is empty",
@@ -28,6 +32,7 @@ REASONS = {
     "small_margin": "the scores differ by less than min_margin",
     "too_long": "a conversation has more than max_characters characters",
     "duplicate": "an equal row came earlier",
+    "many_pairs": "the prompt already has as many pairs as its set's rule allows",
 }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 Message = dict[str, str]
 Row = Mapping[str, Any]
@@ -44,6 +44,16 @@ class BadRow(Exception):
     def __init__(self, reason: str, detail: str):
         super().__init__(detail)
         self.reason = reason
+
+
+class Pair(NamedTuple):
+    """Two whole conversations (prompt turns and a last answer each), the first one preferred."""
+
+    chosen: list[Message]
+    rejected: list[Message]
+    chosen_score: float | None = None
+    rejected_score: float | None = None
+    margin: float | None = None
 
 
 def text_of(value: Any, field: str) -> str:

@@ -6,7 +6,8 @@ A row of the standard format is one comparison (arXiv 2405.07863 section 2; as i
                turn, the last one the user's
     chosen     the WHOLE preferred conversation: prompt + one assistant turn
     rejected   the WHOLE other conversation: the same prompt + one assistant turn
-    source     where the row comes from: its own `source` field, or the file's, data set's or hub id's name
+    source     where the row comes from: the public set's name, or the row's own `source` field, or the file's,
+               data set's or hub id's name
     chosen_score, rejected_score, margin
                only where the source has scores; margin is the source's own, or the scores' difference
 
@@ -18,9 +19,12 @@ holds.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import itertools
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,16 +32,18 @@ from rlhf_kit.adapters import Pair, adapter_named, refusal, sniff
 from rlhf_kit.cleaning import REASONS, fault, margin_of
 from rlhf_kit.errors import KitError
 from rlhf_kit.fields import STRUCTURAL, BadRow
-from rlhf_kit.reading import Part, open_source
+from rlhf_kit.public_adapters import GROUPS, PER_PROMPT
+from rlhf_kit.public_sets import PreferencePart, open_preferences
 from rlhf_kit.runs import Ledger
 from rlhf_kit.splits import describe, opening_key, prompt_key, prompts_of, split_by_prompt
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["REASONS", "Outcome", "describe", "examine", "load_preferences", "load_with_ledger", "opening_key",
+__all__ = ["REASONS", "Outcome", "collect", "describe", "examine", "load_preferences", "load_with_ledger", "opening_key",
            "prompt_key", "prompts_of", "split_by_prompt"]
 _SNIFF_ROWS = 32  # so that one broken row at the top does not hide the layout
+_IN_MEMORY = 256 * 2**20  # bytes of finished rows; more are written to a temporary file and read from there
 
 
 BAD_ROWS = {
@@ -65,14 +71,21 @@ def load_preferences(source: Any, adapter: str = "auto", **options: Any) -> Data
 def load_with_ledger(source: Any, adapter: str = "auto", **options: Any) -> tuple[Dataset, Ledger]:
     """The same, with the ledger: comparisons in = rows out + dropped, by reason.
 
-    source: a .jsonl, .json, .csv (each also .gz) or .parquet file, a folder of them, a `datasets.Dataset`,
-    a list of dicts, or a hub id "owner/name". adapter: a name of `adapters.ADAPTERS`, or "auto" to
-    recognise the layout of each file by its first rows. options: those of `examine`. A row counts as one
-    comparison, except that "ranked_all" makes several. Raises KitError for an unreadable source or row, an
-    unknown layout, unpaired data, no row left.
+    source: a .jsonl, .json, .csv (each also .gz or .xz) or .parquet file, a folder of them, a `datasets.Dataset`,
+    a list of dicts, a hub id "owner/name", or a public set or mixture by name ("shp", "mix2"; see
+    `public_sets`, and `mixtures` for a mixture's statistics). adapter: a name of `adapters.ADAPTERS`, or "auto":
+    a public set's own adapter and filter, else the layout that each file's first rows have. options: those of
+    `examine`. A row counts as one comparison, except where it holds several answers and all pairs are made.
+    Rows beyond 256 MiB go to a temporary file, so that memory stays bounded. Raises KitError for an unreadable
+    source or row, an unknown layout, unpaired data, no row left.
     """
+    return collect(examine(source, adapter, **options), _label(source))
+
+
+def collect(outcomes: Iterable[Outcome], label: str = "the rows") -> tuple[Dataset, Ledger]:
+    """Outcomes of `examine` as a data set and its ledger; KitError naming `label` when no pair is left."""
     table, dropped = _Table(), {}
-    for outcome in examine(source, adapter, **options):
+    for outcome in outcomes:
         if outcome.pair is None:
             dropped[outcome.reason] = dropped.get(outcome.reason, 0) + 1
         else:
@@ -80,7 +93,7 @@ def load_with_ledger(source: Any, adapter: str = "auto", **options: Any) -> tupl
     ledger = Ledger("preferences", table.rows + sum(dropped.values()), table.rows, dropped)
     if not table.rows:
         raise KitError(
-            f"{_label(source)}: no preference pair is left of {ledger.rows_in} rows"
+            f"{label}: no preference pair is left of {ledger.rows_in} rows"
             + (f" ({', '.join(f'{n} {why}' for why, n in dropped.items())})" if dropped else "")
         )
     return table.dataset(), ledger.check()
@@ -92,45 +105,76 @@ def examine(
     *,
     on_error: str = "raise",
     strict: bool = False,
-    split: str = "train",
+    split: str | None = None,
     subset: str | None = None,
     min_margin: float = 0.0,
     max_characters: int | None = None,
+    per_prompt: int | None = None,
+    limit: int | None = None,
+    root: str | Path | None = None,
+    standard: bool = False,
+    streaming: bool = False,
 ) -> Iterator[Outcome]:
     """Every comparison of `source` in order, one at a time, with what becomes of it: which rows are dropped.
 
     on_error: "raise" stops at a row that cannot be read, "drop" counts it. strict: stops at any other bad
-    row, too. split, subset: which part of a hub data set. min_margin: least difference of scores, for rows
-    that have scores. max_characters: longest conversation, in characters of all its turns.
+    row, too. split, subset: which part of a hub data set or of a copy of one (without: "train", or the only
+    split). min_margin: least difference of scores, for rows that have scores. max_characters: longest
+    conversation, in characters of all its turns. per_prompt: at most so many pairs of one prompt, the first ones
+    (SHP's own rule, 5, holds without it). limit: stops after so many usable pairs: the first ones, so that of a
+    set in the order of its sources they are no fair sample. root, standard: see `public_sets.open_preferences`.
+    streaming: hub rows come over the network as they are read, and none is kept on disk.
     """
     if on_error not in ("raise", "drop"):
         raise KitError(f"on_error must be 'raise' or 'drop', not {on_error!r}")
+    for name, value in (("per_prompt", per_prompt), ("limit", limit)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise KitError(f"{name} must be a whole number of 1 or more, not {value!r}")
     if adapter != "auto":
         adapter_named(adapter)
     seen: set[bytes] = set()
-    for part in open_source(source, split=split, subset=subset):
-        for place, name, found in _pairs(part, adapter):
+    taken: dict[tuple[str | None, str], int] = {}
+    kept = 0
+    opened = open_preferences(
+        source, root=root, standard=standard, split=split, subset=subset, streaming=streaming
+    )
+    for one in opened:
+        for place, name, most, found in _pairs(one, adapter):
             if not isinstance(found, BadRow):
                 found = fault(found, min_margin, max_characters, seen) or found
+            most = per_prompt if per_prompt is not None else most
+            if most is not None and isinstance(found, Pair):
+                key = (one.set, prompt_key(found.chosen[:-1]))
+                taken[key] = taken.get(key, 0) + 1
+                if taken[key] > most:
+                    found = BadRow("many_pairs", f"has a prompt of which {most} pairs are taken already")
             if isinstance(found, Pair):
                 yield Outcome(name, place, found)
+                kept += 1
+                if kept == limit:
+                    return
                 continue
+            where = one.part.where if one.set in (None, one.part.where) else f"{one.set} ({one.part.where})"
             if found.reason in STRUCTURAL and on_error == "raise":
                 raise KitError(
-                    f"{part.where}, {place}: {found}; mend the row, or count such rows and go on with "
+                    f"{where}, {place}: {found}; mend the row, or count such rows and go on with "
                     f"on_error='drop' (in a profile: data.bad_rows=drop)"
                 )
             if found.reason not in STRUCTURAL and strict:
                 raise KitError(
-                    f"{part.where}, {place}: {found} ({found.reason}); mend or remove the row, or read "
+                    f"{where}, {place}: {found} ({found.reason}); mend or remove the row, or read "
                     f"without strict=True, which drops and counts it (in a profile: data.bad_rows=drop_unfit)"
                 )
             yield Outcome(name, place, None, found.reason, str(found))
 
 
-def _pairs(part: Part, adapter: str) -> Iterator[tuple[str, str, Pair | BadRow]]:
-    """(place, source name, pair or BadRow) of each comparison of a part; its first rows tell the layout."""
-    rows = iter(part.rows)
+def _pairs(one: PreferencePart, adapter: str) -> Iterator[tuple[str, str, int | None, Pair | BadRow]]:
+    """(place, source name, most pairs of a prompt, pair or BadRow) of each comparison of a part.
+
+    Where neither the caller nor the set says which adapter, the part's first rows tell the layout.
+    """
+    part, rows = one.part, iter(one.part.rows)
+    adapter = one.adapter if adapter == "auto" else adapter
     head = list(itertools.islice(rows, _SNIFF_ROWS))
     if adapter == "auto":
         readable = [row for _, row in head if not isinstance(row, BadRow)]
@@ -138,8 +182,9 @@ def _pairs(part: Part, adapter: str) -> Iterator[tuple[str, str, Pair | BadRow]]
         if adapter is None and readable:
             raise KitError(f"{part.where}: holds {refusal(readable[0])}; rlhf_kit.adapters lists the layouts")
     convert = adapter_named(adapter) if adapter else None
-    for place, row in itertools.chain(head, rows):
-        name = part.name
+    rows = itertools.chain(head, rows)
+    for place, row in GROUPS[adapter](rows) if adapter in GROUPS else rows:
+        name = one.set or part.name
         try:
             if isinstance(row, BadRow):
                 raise row
@@ -149,12 +194,13 @@ def _pairs(part: Part, adapter: str) -> Iterator[tuple[str, str, Pair | BadRow]]
                     f"unknown; name the adapter or mend the file"
                 )
             own = row.get("source")
-            name = own if isinstance(own, str) and own and own.isprintable() else part.name
+            if one.set is None and isinstance(own, str) and own and own.isprintable():
+                name = own
             found: list[Pair | BadRow] = list(convert(row))
         except BadRow as bad:
             found = [bad]
-        for one in found:
-            yield place, name, one
+        for pair in found:
+            yield place, name, PER_PROMPT.get(adapter), pair
 
 
 class _Table:
@@ -175,8 +221,9 @@ class _Table:
                 ("margin", pa.float64()),
             ]
         )
-        self.rows, self.waiting, self.batches = 0, [], []
-        self.content = hashlib.sha256()
+        self.rows, self.waiting, self.batches, self.size = 0, [], [], 0
+        self.used: set[str] = set()  # columns that are not null everywhere
+        self.content, self.path, self.writer = hashlib.sha256(), None, None
 
     def add(self, pair: Pair, source: str) -> None:
         self.waiting.append(
@@ -197,18 +244,42 @@ class _Table:
     def _pack(self) -> None:
         import pyarrow as pa
 
-        self.batches.append(pa.RecordBatch.from_pylist(self.waiting, schema=self.schema))
+        batch = pa.RecordBatch.from_pylist(self.waiting, schema=self.schema)
         self.waiting = []
-        self.content.update(self.batches[-1].serialize())
+        self.content.update(batch.serialize())
+        self.used |= {name for name in self.schema.names if batch[name].null_count < batch.num_rows}
+        self.size += batch.nbytes
+        if self.writer is None and self.size > _IN_MEMORY:
+            self._spill()
+        if self.writer is None:
+            self.batches.append(batch)
+        else:
+            self.writer.write_batch(batch)
+
+    def _spill(self) -> None:
+        """From here on the rows go to a file; it is deleted when Python ends."""
+        import pyarrow as pa
+
+        folder = tempfile.mkdtemp(prefix="rlhf-kit-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        self.path = str(Path(folder, "rows.arrow"))
+        self.writer = pa.ipc.new_stream(self.path, self.schema)
+        for batch in self.batches:
+            self.writer.write_batch(batch)
+        self.batches = []
 
     def dataset(self) -> Dataset:
         import datasets
         import pyarrow as pa
 
         self._pack()
-        table = pa.Table.from_batches(self.batches, schema=self.schema)
-        empty = [name for name in table.column_names if table[name].null_count == table.num_rows]
-        table = datasets.table.InMemoryTable(table.drop_columns(empty))
+        empty = [name for name in self.schema.names if name not in self.used]
+        if self.writer is None:
+            table = pa.Table.from_batches(self.batches, schema=self.schema)
+            table = datasets.table.InMemoryTable(table.drop_columns(empty))
+        else:
+            self.writer.close()
+            table = datasets.table.MemoryMappedTable.from_file(self.path).drop(empty)
         # Without a fingerprint `datasets` pickles the whole table to make one: four times its memory.
         return datasets.Dataset(table, fingerprint=self.content.hexdigest()[:16])
 

@@ -8,6 +8,7 @@ from rlhf_kit import adapters
 from rlhf_kit.adapters import ADAPTERS, Pair, adapter_named, refusal, sniff
 from rlhf_kit.errors import KitError
 from rlhf_kit.fields import BadRow, text_of, transcript_of
+from rlhf_kit.public_adapters import PUBLIC
 
 
 def turns(*texts, system=None):
@@ -115,7 +116,7 @@ def test_each_layout_is_recognised_and_read(name, row, chosen, rejected):
 
 
 def test_every_adapter_but_ranked_all_is_tried_above():
-    assert {name for name, *_ in LAYOUTS} == set(ADAPTERS) - {"ranked_all"}
+    assert {name for name, *_ in LAYOUTS} == set(ADAPTERS) - {"ranked_all"} - set(PUBLIC)
 
 
 def test_scores_are_carried_and_ranks_become_negative_scores():

@@ -80,7 +80,8 @@ def test_all_faults_together_balance_and_examine_shows_them():
     rows = [FIRST, *DIRTY.values()]
     _, ledger = load_with_ledger(rows, **LIMITS)
     assert ledger.dropped == dict.fromkeys(DIRTY, 1)
-    assert set(REASONS) - set(DIRTY) == {"one_response"}
+    of_public_sets = {"one_response", "unscored", "small_ratio", "both_unsafe", "ambiguous", "many_pairs"}
+    assert set(REASONS) - set(DIRTY) == of_public_sets  # tried in test_public_sets
     seen = list(examine(rows, **LIMITS))
     assert [one.place for one in seen] == [f"row {i}" for i in range(1, len(rows) + 1)]
     assert [one.reason for one in seen] == [None, *DIRTY]
@@ -179,7 +180,8 @@ def test_any_rows_give_a_balanced_ledger_or_a_kit_error(rows, adapter, on_error,
         str(error).encode("utf-8")  # can be printed
         return
     assert ledger.rows_out == len(found) > 0
-    assert ledger.rows_in == ledger.rows_out + sum(ledger.dropped.values()) >= len(rows)
+    assert ledger.rows_in == ledger.rows_out + sum(ledger.dropped.values())
+    assert ledger.rows_in >= len(rows) or adapter == "helpsteer"  # that joins rows
     assert set(ledger.dropped) <= set(REASONS) | set(STRUCTURAL)
     for row in found:
         assert row["chosen"][:-1] == row["rejected"][:-1] == row["prompt"]

@@ -196,7 +196,11 @@ def test_a_file_that_cannot_serve_gives_one_sentence(tmp_path, name, content, me
         (lambda: load_preferences("x\0y"), "no such file"),
         (lambda: load_preferences("a" * 5000), "no such file"),
         (lambda: load_preferences(7), "not from int"),
-        (lambda: load_preferences({"test": ROWS}), "no split 'train'"),
+        (lambda: load_preferences({"test": ROWS, "dev": ROWS}), "no split 'train' .it has: 'test', 'dev'"),
+        (lambda: load_preferences({"test": ROWS}, split="train"), "no split 'train'"),
+        (lambda: load_preferences(ROWS, limit=0), "limit must be a whole number of 1 or more"),
+        (lambda: load_preferences(ROWS, per_prompt=1.5), "per_prompt must be a whole number"),
+        (lambda: load_preferences("mix3"), "no such file.*did you mean the public set 'mix2'"),
         (lambda: load_preferences(ROWS, adapter="string"), "did you mean 'strings'"),
         (lambda: load_preferences(ROWS, on_error="ignore"), "on_error"),
         (lambda: load_preferences(ROWS + ["text"]), "row 4: is text"),
@@ -216,11 +220,12 @@ def test_a_hub_id_goes_to_the_hub_and_its_failure_is_one_sentence(monkeypatch):
             return datasets.Dataset.from_list(ROWS)
         raise ConnectionError("no\nnetwork")
 
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setattr("rlhf_kit.hub.reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert load_preferences("some/preferences", split="test", subset="en")["source"][0] == "some/preferences"
     assert asked == [("some/preferences", "en", "test")]
-    with pytest.raises(KitError, match=r"the data set other/one is not on this machine"):
+    with pytest.raises(KitError, match=r"other/one is not on this machine, and the hub .* cannot be reached"):
         load_preferences("other/one")
     monkeypatch.setattr("rlhf_kit.hub.reachable", lambda: False)
     with pytest.raises(KitError, match="the hub .* cannot be reached"):
