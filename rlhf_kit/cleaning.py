@@ -32,12 +32,16 @@ REASONS = {
     "small_margin": "the scores differ by less than min_margin",
     "too_long": "a conversation has more than max_characters characters",
     "duplicate": "an equal row came earlier",
+    "in_another_set": "an equal row came earlier in another set of the mixture",
+    "evaluation_prompt": "its dialogue opens like a prompt of an evaluation set",
     "many_pairs": "the prompt already has as many pairs as its set's rule allows",
 }
 
 
-def fault(pair: Pair, min_margin: float, max_characters: int | None, seen: set[bytes]) -> BadRow | None:
-    """The first thing wrong with a pair, or None (then its fingerprint is put into `seen`)."""
+def fault(
+    pair: Pair, min_margin: float, max_characters: int | None, seen: dict[bytes, str], seen_as: str = ""
+) -> BadRow | None:
+    """The first thing wrong with a pair, or None (then `seen` gets its fingerprint, as of the set `seen_as`)."""
     chosen, rejected = pair.chosen, pair.rejected
     if not chosen or not rejected:
         return BadRow("empty_response", "has a conversation without turns")
@@ -77,10 +81,12 @@ def fault(pair: Pair, min_margin: float, max_characters: int | None, seen: set[b
                 "too_long", f"has a conversation of {longest} characters, more than {max_characters}"
             )
     print_of = hashlib.blake2b(json.dumps([chosen, rejected[-1]]).encode(), digest_size=16).digest()
-    if print_of in seen:
-        return BadRow("duplicate", "is equal to an earlier row")
-    seen.add(print_of)
-    return None
+    if print_of not in seen:
+        seen[print_of] = seen_as
+        return None
+    if seen[print_of] != seen_as:
+        return BadRow("in_another_set", f"is equal to a row of {seen[print_of]}")
+    return BadRow("duplicate", "is equal to an earlier row")
 
 
 def margin_of(pair: Pair) -> float | None:

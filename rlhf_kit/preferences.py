@@ -24,14 +24,14 @@ import hashlib
 import itertools
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf_kit.adapters import Pair, adapter_named, refusal, sniff
 from rlhf_kit.cleaning import REASONS, fault, margin_of
 from rlhf_kit.errors import KitError
-from rlhf_kit.fields import STRUCTURAL, BadRow
+from rlhf_kit.fields import STRUCTURAL, BadRow, Row
 from rlhf_kit.public_adapters import GROUPS, PER_PROMPT
 from rlhf_kit.public_sets import PreferencePart, open_preferences
 from rlhf_kit.runs import Ledger
@@ -111,9 +111,11 @@ def examine(
     max_characters: int | None = None,
     per_prompt: int | None = None,
     limit: int | None = None,
-    root: str | Path | None = None,
+    root: str | Path | Mapping[str, Any] | None = None,
     standard: bool = False,
     streaming: bool = False,
+    seen: dict[bytes, str] | None = None,
+    seen_as: str = "",
 ) -> Iterator[Outcome]:
     """Every comparison of `source` in order, one at a time, with what becomes of it: which rows are dropped.
 
@@ -123,7 +125,8 @@ def examine(
     conversation, in characters of all its turns. per_prompt: at most so many pairs of one prompt, the first ones
     (SHP's own rule, 5, holds without it). limit: stops after so many usable pairs: the first ones, so that of a
     set in the order of its sources they are no fair sample. root, standard: see `public_sets.open_preferences`.
-    streaming: hub rows come over the network as they are read, and none is kept on disk.
+    streaming: hub rows come over the network as they are read, and none is kept on disk. seen, seen_as: fingerprints
+    of the pairs kept before, of other sources, and the name that this source's are kept under.
     """
     if on_error not in ("raise", "drop"):
         raise KitError(f"on_error must be 'raise' or 'drop', not {on_error!r}")
@@ -132,24 +135,24 @@ def examine(
             raise KitError(f"{name} must be a whole number of 1 or more, not {value!r}")
     if adapter != "auto":
         adapter_named(adapter)
-    seen: set[bytes] = set()
+    seen = {} if seen is None else seen
     taken: dict[tuple[str | None, str], int] = {}
     kept = 0
     opened = open_preferences(
         source, root=root, standard=standard, split=split, subset=subset, streaming=streaming
     )
-    for one in opened:
-        for place, name, most, found in _pairs(one, adapter):
+    for one, name, rows in _joined(_resolved(opened, adapter)):
+        for place, source_name, found in _pairs(one, name, rows):
             if not isinstance(found, BadRow):
-                found = fault(found, min_margin, max_characters, seen) or found
-            most = per_prompt if per_prompt is not None else most
+                found = fault(found, min_margin, max_characters, seen, seen_as or one.set or "") or found
+            most = per_prompt if per_prompt is not None else PER_PROMPT.get(name)
             if most is not None and isinstance(found, Pair):
                 key = (one.set, prompt_key(found.chosen[:-1]))
                 taken[key] = taken.get(key, 0) + 1
                 if taken[key] > most:
                     found = BadRow("many_pairs", f"has a prompt of which {most} pairs are taken already")
             if isinstance(found, Pair):
-                yield Outcome(name, place, found)
+                yield Outcome(source_name, place, found)
                 kept += 1
                 if kept == limit:
                     return
@@ -165,32 +168,56 @@ def examine(
                     f"{where}, {place}: {found} ({found.reason}); mend or remove the row, or read "
                     f"without strict=True, which drops and counts it (in a profile: data.bad_rows=drop_unfit)"
                 )
-            yield Outcome(name, place, None, found.reason, str(found))
+            yield Outcome(source_name, place, None, found.reason, str(found))
 
 
-def _pairs(one: PreferencePart, adapter: str) -> Iterator[tuple[str, str, int | None, Pair | BadRow]]:
-    """(place, source name, most pairs of a prompt, pair or BadRow) of each comparison of a part.
+Rows = Iterable[tuple[str, Row | BadRow]]
 
-    Where neither the caller nor the set says which adapter, the part's first rows tell the layout.
-    """
-    part, rows = one.part, iter(one.part.rows)
-    adapter = one.adapter if adapter == "auto" else adapter
-    head = list(itertools.islice(rows, _SNIFF_ROWS))
-    if adapter == "auto":
-        readable = [row for _, row in head if not isinstance(row, BadRow)]
-        adapter = next((name for name in map(sniff, readable) if name), None)
-        if adapter is None and readable:
-            raise KitError(f"{part.where}: holds {refusal(readable[0])}; rlhf_kit.adapters lists the layouts")
+
+def _resolved(
+    opened: list[PreferencePart], adapter: str
+) -> Iterator[tuple[PreferencePart, str | None, Rows]]:
+    """Each part with the name of its adapter: the caller's, or the set's, or what its first rows tell (None: nothing
+    there can be read)."""
+    for one in opened:
+        rows = iter(one.part.rows)
+        name: str | None = one.adapter if adapter == "auto" else adapter
+        if name == "auto":
+            head = list(itertools.islice(rows, _SNIFF_ROWS))
+            readable = [row for _, row in head if not isinstance(row, BadRow)]
+            name = next((name for name in map(sniff, readable) if name), None)
+            if name is None and readable:
+                raise KitError(
+                    f"{one.part.where}: holds {refusal(readable[0])}; rlhf_kit.adapters lists the layouts"
+                )
+            rows = itertools.chain(head, rows)
+        yield one, name, rows
+
+
+def _joined(
+    parts: Iterable[tuple[PreferencePart, str | None, Rows]],
+) -> Iterator[tuple[PreferencePart, str | None, Rows]]:
+    """The same, with the rows of a set that has one response a row joined by prompt over all of its files."""
+    parts = ((one, name, rows, (one.set, name) if name in GROUPS else object()) for one, name, rows in parts)
+    for _, several in itertools.groupby(parts, key=lambda part: part[3]):
+        one, name, rows, _ = next(several)
+        if name in GROUPS:
+            rest = ((f"{other.part.name}, {place}", row) for other, _, found, _ in several for place, row in found)
+            rows = GROUPS[name](itertools.chain(rows, rest))
+        yield one, name, rows
+
+
+def _pairs(one: PreferencePart, adapter: str | None, rows: Rows) -> Iterator[tuple[str, str, Pair | BadRow]]:
+    """(place, source name, pair or BadRow) of each comparison of a part."""
     convert = adapter_named(adapter) if adapter else None
-    rows = itertools.chain(head, rows)
-    for place, row in GROUPS[adapter](rows) if adapter in GROUPS else rows:
-        name = one.set or part.name
+    for place, row in rows:
+        name = one.set or one.part.name
         try:
             if isinstance(row, BadRow):
                 raise row
             if convert is None:
                 raise KitError(
-                    f"{part.where}: none of the first {_SNIFF_ROWS} rows can be read, so its layout is "
+                    f"{one.part.where}: none of the first {_SNIFF_ROWS} rows can be read, so its layout is "
                     f"unknown; name the adapter or mend the file"
                 )
             own = row.get("source")
@@ -200,7 +227,7 @@ def _pairs(one: PreferencePart, adapter: str) -> Iterator[tuple[str, str, int | 
         except BadRow as bad:
             found = [bad]
         for pair in found:
-            yield place, name, PER_PROMPT.get(adapter), pair
+            yield place, name, pair
 
 
 class _Table:

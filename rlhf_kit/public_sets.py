@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,12 +106,21 @@ def is_named(source: Any) -> bool:
     return named and not os.path.exists(os.path.expanduser(source))
 
 
-def locate(names: tuple[str, ...], root: str | Path | None = None) -> Path | None:
+def locate(names: tuple[str, ...], root: str | Path | Mapping[str, Any] | None = None) -> Path | None:
     """The copy of a hub data set under `root` (else RLHF_KIT_DATA): a folder or file named like one of `names`, its id
-    with / or --, or the last part of its id. KitError when the root does not exist."""
+    with / or --, or the last part of its id. A mapping of names to paths tells it itself. KitError when the root, or
+    what the mapping names, does not exist."""
     where = root if root is not None else os.environ.get("RLHF_KIT_DATA") or None
     if where is None:
         return None
+    if isinstance(where, Mapping):
+        name = next((name for name in names if name in where), None)
+        if name is None:
+            return None
+        path = Path(os.path.expanduser(str(where[name])))
+        if not path.exists():
+            raise KitError(f"{where[name]}: no such file or folder, named for the set {name}")
+        return path
     folder = Path(os.path.expanduser(str(where)))
     if not folder.is_dir():
         raise KitError(f"{where}: no such folder; data.root or RLHF_KIT_DATA must be a folder with copies of data sets")
@@ -125,7 +135,7 @@ def locate(names: tuple[str, ...], root: str | Path | None = None) -> Path | Non
 def open_preferences(
     source: Any,
     *,
-    root: str | Path | None = None,
+    root: str | Path | Mapping[str, Any] | None = None,
     standard: bool = False,
     split: str | None = None,
     subset: str | None = None,

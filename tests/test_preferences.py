@@ -80,8 +80,9 @@ def test_all_faults_together_balance_and_examine_shows_them():
     rows = [FIRST, *DIRTY.values()]
     _, ledger = load_with_ledger(rows, **LIMITS)
     assert ledger.dropped == dict.fromkeys(DIRTY, 1)
-    of_public_sets = {"one_response", "unscored", "small_ratio", "both_unsafe", "ambiguous", "many_pairs"}
-    assert set(REASONS) - set(DIRTY) == of_public_sets  # tried in test_public_sets
+    of_public_sets = {"one_response", "unscored", "small_ratio", "both_unsafe", "ambiguous", "many_pairs",
+                      "in_another_set", "evaluation_prompt"}  # fmt: skip
+    assert set(REASONS) - set(DIRTY) == of_public_sets  # tried in test_public_sets and test_mixtures
     seen = list(examine(rows, **LIMITS))
     assert [one.place for one in seen] == [f"row {i}" for i in range(1, len(rows) + 1)]
     assert [one.reason for one in seen] == [None, *DIRTY]
