@@ -19,11 +19,7 @@ holds.
 
 from __future__ import annotations
 
-import atexit
-import hashlib
 import itertools
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,6 +31,7 @@ from rlhf_kit.fields import STRUCTURAL, BadRow, Row
 from rlhf_kit.public_adapters import GROUPS, PER_PROMPT
 from rlhf_kit.public_sets import PreferencePart, open_preferences
 from rlhf_kit.runs import Ledger
+from rlhf_kit.spill import RowTable, turns_type
 from rlhf_kit.splits import describe, opening_key, prompt_key, prompts_of, split_by_prompt
 
 if TYPE_CHECKING:
@@ -43,7 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["REASONS", "Outcome", "collect", "describe", "examine", "load_preferences", "load_with_ledger", "opening_key",
            "prompt_key", "prompts_of", "split_by_prompt"]
 _SNIFF_ROWS = 32  # so that one broken row at the top does not hide the layout
-_IN_MEMORY = 256 * 2**20  # bytes of finished rows; more are written to a temporary file and read from there
 
 
 BAD_ROWS = {
@@ -84,12 +80,12 @@ def load_with_ledger(source: Any, adapter: str = "auto", **options: Any) -> tupl
 
 def collect(outcomes: Iterable[Outcome], label: str = "the rows") -> tuple[Dataset, Ledger]:
     """Outcomes of `examine` as a data set and its ledger; KitError naming `label` when no pair is left."""
-    table, dropped = _Table(), {}
+    table, dropped = _table(), {}
     for outcome in outcomes:
         if outcome.pair is None:
             dropped[outcome.reason] = dropped.get(outcome.reason, 0) + 1
         else:
-            table.add(outcome.pair, outcome.source)
+            table.add(_row(outcome.pair, outcome.source))
     ledger = Ledger("preferences", table.rows + sum(dropped.values()), table.rows, dropped)
     if not table.rows:
         raise KitError(
@@ -230,85 +226,26 @@ def _pairs(one: PreferencePart, adapter: str | None, rows: Rows) -> Iterator[tup
             yield place, name, pair
 
 
-class _Table:
-    """Rows packed into Arrow a thousand at a time, so that Python never holds all of them."""
+def _table() -> RowTable:
+    import pyarrow as pa
 
-    def __init__(self) -> None:
-        import pyarrow as pa
+    turns = turns_type()
+    scores = ("chosen_score", "rejected_score", "margin")
+    columns = [(name, turns) for name in ("prompt", "chosen", "rejected")] + [("source", pa.string())]
+    return RowTable(pa.schema([*columns, *((name, pa.float64()) for name in scores)]))
 
-        turns = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-        self.schema = pa.schema(
-            [
-                ("prompt", turns),
-                ("chosen", turns),
-                ("rejected", turns),
-                ("source", pa.string()),
-                ("chosen_score", pa.float64()),
-                ("rejected_score", pa.float64()),
-                ("margin", pa.float64()),
-            ]
-        )
-        self.rows, self.waiting, self.batches, self.size = 0, [], [], 0
-        self.used: set[str] = set()  # columns that are not null everywhere
-        self.content, self.path, self.writer = hashlib.sha256(), None, None
 
-    def add(self, pair: Pair, source: str) -> None:
-        self.waiting.append(
-            {
-                "prompt": pair.chosen[:-1],
-                "chosen": pair.chosen,
-                "rejected": pair.rejected,
-                "source": source,
-                "chosen_score": pair.chosen_score,
-                "rejected_score": pair.rejected_score,
-                "margin": margin_of(pair),
-            }
-        )
-        self.rows += 1
-        if len(self.waiting) == 1000:
-            self._pack()
-
-    def _pack(self) -> None:
-        import pyarrow as pa
-
-        batch = pa.RecordBatch.from_pylist(self.waiting, schema=self.schema)
-        self.waiting = []
-        self.content.update(batch.serialize())
-        self.used |= {name for name in self.schema.names if batch[name].null_count < batch.num_rows}
-        self.size += batch.nbytes
-        if self.writer is None and self.size > _IN_MEMORY:
-            self._spill()
-        if self.writer is None:
-            self.batches.append(batch)
-        else:
-            self.writer.write_batch(batch)
-
-    def _spill(self) -> None:
-        """From here on the rows go to a file; it is deleted when Python ends."""
-        import pyarrow as pa
-
-        folder = tempfile.mkdtemp(prefix="rlhf-kit-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        self.path = str(Path(folder, "rows.arrow"))
-        self.writer = pa.ipc.new_stream(self.path, self.schema)
-        for batch in self.batches:
-            self.writer.write_batch(batch)
-        self.batches = []
-
-    def dataset(self) -> Dataset:
-        import datasets
-        import pyarrow as pa
-
-        self._pack()
-        empty = [name for name in self.schema.names if name not in self.used]
-        if self.writer is None:
-            table = pa.Table.from_batches(self.batches, schema=self.schema)
-            table = datasets.table.InMemoryTable(table.drop_columns(empty))
-        else:
-            self.writer.close()
-            table = datasets.table.MemoryMappedTable.from_file(self.path).drop(empty)
-        # Without a fingerprint `datasets` pickles the whole table to make one: four times its memory.
-        return datasets.Dataset(table, fingerprint=self.content.hexdigest()[:16])
+def _row(pair: Pair, source: str) -> dict[str, Any]:
+    """A pair in the standard format."""
+    return {
+        "prompt": pair.chosen[:-1],
+        "chosen": pair.chosen,
+        "rejected": pair.rejected,
+        "source": source,
+        "chosen_score": pair.chosen_score,
+        "rejected_score": pair.rejected_score,
+        "margin": margin_of(pair),
+    }
 
 
 def _label(source: Any) -> str:

@@ -22,7 +22,7 @@ from test_public_sets import (
     user,
 )
 
-from rlhf_kit import preferences
+from rlhf_kit import preferences, spill
 from rlhf_kit.errors import KitError
 from rlhf_kit.mixtures import (
     COLUMNS,
@@ -197,7 +197,7 @@ def test_rows_beyond_the_limit_lie_in_a_file_and_not_in_memory(tmp_path, monkeyp
     in_memory, ledger = load_with_ledger(tmp_path)
     size = in_memory.data.nbytes
     content = in_memory[:]
-    monkeypatch.setattr(preferences, "_IN_MEMORY", size // 10)
+    monkeypatch.setattr(spill, "IN_MEMORY", size // 10)
     before = pa.total_allocated_bytes()
     found, again = load_with_ledger(tmp_path)
     assert pa.total_allocated_bytes() - before < size / 4
