@@ -52,14 +52,15 @@ def _world_sizes(profile: Profile) -> None:
 
 
 def _is_here(path: str | None) -> bool:
-    """False for a hub id that is no file or folder here; KitError for what cannot be a hub id either."""
+    """False for a hub id, public set or mixture that is no file or folder here; KitError for what cannot be any."""
+    from rlhf_kit.public_sets import is_named
     from rlhf_kit.reading import open_source
     from rlhf_kit.stages_own import local
 
-    if not path:
+    if not path or is_named(local(path)):
         return False
     open_source(local(path))
-    return project_path(path).exists()
+    return project_path(local(path)).exists()
 
 
 def _pairs(profile: Profile) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from rlhf_kit.course import Course, prompt_splits, source_key
 from rlhf_kit.errors import KitError
 from rlhf_kit.runs import Ledger, Stage, stable_hash, write_rows
-from rlhf_kit.stages_own import local, own_preferences, own_prompts
+from rlhf_kit.stages_own import own_demonstrations, own_preferences, own_prompts, prompts_key
 
 # ---------------------------------------------------------------- preferences
 
@@ -103,28 +103,12 @@ def demonstrations(course: Course) -> Stage:
         )
 
     def file_rows(folder):
-        from rlhf_kit.conversations import load_conversations
-        from rlhf_kit.preferences import opening_key, prompt_key
+        from rlhf_kit.preferences import opening_key
 
-        rows, ledger = load_conversations(local(data.sft))
         away = {opening_key(p) for p in [*table.rows()["prompt"], *pairs.rows("heldout.parquet")["prompt"]]}
-        free = [messages for messages in rows if opening_key(messages) not in away]
-        kept = free[: data.sft_rows]
-        write_rows(
-            folder, [{"prompt_id": prompt_key(m[:-1]), "messages": m, "category": "all"} for m in kept]
-        )
-        return [
-            ledger,
-            Ledger(
-                "demonstrations",
-                len(rows),
-                len(kept),
-                {
-                    "their prompts are kept for sampling and testing": len(rows) - len(free),
-                    "not asked for by the profile": len(free) - len(kept),
-                },
-            ),
-        ]
+        rows, ledgers = own_demonstrations(course, away)
+        write_rows(folder, rows)
+        return ledgers
 
     def chosen_rows(folder):
         rows = pairs.rows("train.parquet")
@@ -200,7 +184,7 @@ def prompt_table(course: Course, iterations: int | None = None, per_iteration: i
             params={**params, "seed": course.seed},
             code=["world"],
         )
-    params["file"] = source_key(profile.data.prompts)
+    params["file"] = prompts_key(profile)
     return course.stage(
         "prompts",
         file_rows,
