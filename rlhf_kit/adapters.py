@@ -232,7 +232,7 @@ def refusal(row: Row) -> str:
             why = "'chosen' and 'rejected', but no prompt that goes with them"
     elif names & {"output", "completion", "answer", "response", "messages", "conversations", "text"}:
         why = "one answer for each prompt (instruction data for SFT), a pair needs two"
-    elif names & {"prompt", "turns", "question"}:
+    elif names & {"prompt", "turns", "question", "context_messages"}:
         why = "prompts without answers"
     else:
         why = "no preference layout that the kit knows"

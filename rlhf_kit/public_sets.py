@@ -132,6 +132,18 @@ def locate(names: tuple[str, ...], root: str | Path | Mapping[str, Any] | None =
     return None
 
 
+def copies(source: Any, root: str | Path | Mapping[str, Any] | None = None) -> list[Path]:
+    """The files and folders under `root` (else RLHF_KIT_DATA) that a hub id, a set or a mixture is read from."""
+    if not isinstance(source, str) or os.path.exists(os.path.expanduser(source)):
+        return []
+    if source in MIXTURES:
+        return [path for name in MIXTURES[source] for path in copies(name, root)]
+    one = known(source)
+    names = (source,) if one is None or one[1] else (one[0].hub, one[0].name)
+    found = locate(names, root) if one is not None or is_hub_id(source) else None
+    return [found] if found else []
+
+
 def open_preferences(
     source: Any,
     *,

@@ -9,7 +9,7 @@ from typing import Any
 from rlhf_kit.course import Course, prompt_splits, source_key
 from rlhf_kit.errors import KitError
 from rlhf_kit.runs import Ledger, Stage, stable_hash, write_rows
-from rlhf_kit.stages_own import own_demonstrations, own_preferences, own_prompts, prompts_key
+from rlhf_kit.stages_own import data_key, own_demonstrations, own_preferences, own_prompts, prompts_key
 
 # ---------------------------------------------------------------- preferences
 
@@ -132,7 +132,7 @@ def demonstrations(course: Course) -> Stage:
             "demonstrations",
             file_rows,
             inputs={"preferences": pairs, "prompts": table},
-            params={**params, "file": source_key(data.sft)},
+            params={**params, "file": data_key(data.sft)},
             code=["conversations", "splits", "reading", "fields"],
         )
     return course.stage("demonstrations", chosen_rows, inputs={"preferences": pairs}, params=params)

@@ -67,7 +67,7 @@ def own_preferences(course: Course) -> Stage:
         return {"ledger": ledgers, "split_scale": round(share, 3), **facts}
 
     params = {
-        "file": source_key(data.preferences), "adapter": data.adapter, "bad_rows": data.bad_rows,
+        "file": data_key(data.preferences), "adapter": data.adapter, "bad_rows": data.bad_rows,
         "splits": prompts_wanted,
         "pairs": data.preference_pairs, "heldout": data.heldout_pairs, "base": base_key(course),
         "lengths": [profile.model.max_length, profile.sampling.max_new_tokens],
@@ -185,12 +185,24 @@ def of_iteration(path: str, iteration: int) -> str:
     return path.replace("{iteration}", str(iteration))
 
 
+def data_key(path: str | None) -> str:
+    """`source_key` of a file, folder or hub id; for copies under RLHF_KIT_DATA also the names and sizes of their files,
+    which are too large to be hashed whole."""
+    from rlhf_kit.public_sets import copies
+
+    found = copies(path)
+    if not found:
+        return source_key(path)
+    files = [file for one in found for file in ([one] if one.is_file() else sorted(one.rglob("*"))) if file.is_file()]
+    return stable_hash(path, [[file.name, file.stat().st_size] for file in files])
+
+
 def prompts_key(profile: Profile) -> str:
     """The content key of data.prompts, of all its sets where it has one for each iteration."""
     path = profile.data.prompts
     if not path or "{iteration}" not in path:
-        return source_key(path)
-    return stable_hash([source_key(of_iteration(path, t)) for t in range(1, profile.data.iterations + 2)])
+        return data_key(path)
+    return stable_hash([data_key(of_iteration(path, t)) for t in range(1, profile.data.iterations + 2)])
 
 
 def _prompt_fits(course: Course):

@@ -192,3 +192,105 @@ def test_real_files_are_looked_at_before_the_run(stories_folder):
         look("llama-factory/dpo_en_demo.json")  # long answers, and a vocabulary of 512
     with pytest.raises(KitError, match="unpaired labels"):
         look("llama-factory/kto_en_demo.json")
+
+
+# ---------------------------------------------------------------- sets in the hub's format, one for each iteration
+
+
+def parquet(folder, rows):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir(parents=True)
+    for index in range(2):
+        path = folder / f"train-{index:05d}-of-00002.parquet"
+        pq.write_table(pa.Table.from_pylist(rows[index::2]), path)
+
+
+def talk(question, answer=None):
+    turns = [{"content": question, "role": "user"}]
+    return [*turns, {"content": answer, "role": "assistant"}] if answer else turns
+
+
+@pytest.fixture
+def released(tmp_path, monkeypatch):
+    """Copies of the released sets as the profiles colab, gpu and paper name them."""
+    root = tmp_path / "copies"
+    pairs = [{"rejected": talk(f"pair {i}", "no"), "rejected_score": None, "chosen_score": None,
+              "chosen": talk(f"pair {i}", "yes")} for i in range(80)]  # fmt: skip
+    parquet(root / "hendrydong" / "preference_700K" / "data", pairs)
+    for t in (1, 2, 3, 4):
+        rows = [{"context_messages": talk(f"set {t} prompt {i}")} for i in range(12)]
+        rows += [{"context_messages": talk(said)} for said in ("pair 3", "set 1 prompt 5")]
+        parquet(root / f"RLHFlow--iterative-prompt-v1-iter{t}-20K" / "data", rows)
+    demonstrations = [{"messages": talk(f"demo {i}", "so")} for i in range(9)]
+    demonstrations += [{"messages": talk(f"set {t} prompt {i}", "so")} for t in (1, 4) for i in range(12)]
+    parquet(root / "RLHFlow" / "RLHFlow-SFT-Dataset-ver2" / "data", demonstrations)
+    monkeypatch.setenv("RLHF_KIT_DATA", str(root))
+    return root
+
+
+def start(own_model, tmp_path, **sets):
+    named = {
+        "data.preferences": "hendrydong/preference_700K", "data.sft": "RLHFlow/RLHFlow-SFT-Dataset-ver2",
+        "data.prompts": "RLHFlow/iterative-prompt-v1-iter{iteration}-20K", "data.prompts_per_iteration": 8,
+        "data.sft_rows": 5, "data.iterations": 3, "model.path": str(own_model),
+    }  # fmt: skip
+    overrides = {**SIZES, "evaluation.best_of": [1, 2], **named, **sets}
+    return stages.start("byo", run="hub", root=tmp_path / "runs", overrides=overrides, quiet=True)
+
+
+def by_split(course):
+    found = {}
+    for row in stages.prompt_table(course).rows():
+        found.setdefault(row["split"], []).append(row["prompt"][-1]["content"])
+    return found
+
+
+def test_each_iteration_has_its_own_set_and_the_next_one_serves_for_testing(own_model, tmp_path, released):
+    course = start(own_model, tmp_path)
+    told = inputs_check(course)
+    assert told  # the model is looked at; the sets are left to the run
+    found = by_split(course)
+    assert {split: len(prompts) for split, prompts in found.items()} == {
+        "iteration-1": 8, "iteration-2": 8, "iteration-3": 8, "eval": 7, "choose": 4}  # fmt: skip
+    for split, prompts in found.items():
+        number = {"eval": "4", "choose": "4"}.get(split, split[-1])
+        assert {said.split()[1] for said in prompts} == {number}
+    ledgers = [Ledger(**one).check() for one in stages.prompt_table(course).manifest["ledger"]]
+    read = [one for one in ledgers if one.stage.startswith("prompts-read-")]
+    assert [one.dropped["also in the preference pairs"] for one in read] == [1, 1, 1, 1]
+    assert [one.dropped["repeated"] for one in read] == [1, 1, 1, 1]
+    demos = stages.demonstrations(course)
+    said = [row["messages"][0]["content"] for row in demos.rows()]
+    assert len(said) == 5 and not [text for text in said if text in found["eval"]]
+    stages.assert_disjoint(course)
+
+
+def test_without_a_further_set_testing_takes_its_prompts_first(own_model, tmp_path, released):
+    local_sets = str(tmp_path / "mine" / "iter{iteration}.jsonl")
+    (tmp_path / "mine").mkdir()
+    for t in (1, 2, 3):
+        rows = [{"prompt": f"set {t} prompt {i}"} for i in range(20)]
+        (tmp_path / "mine" / f"iter{t}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = by_split(start(own_model, tmp_path, **{"data.prompts": local_sets}))
+    assert {split: len(prompts) for split, prompts in found.items()} == {
+        "iteration-1": 8, "iteration-2": 8, "iteration-3": 8, "eval": 10, "choose": 6}  # fmt: skip
+    assert {said.split()[1] for split in ("eval", "choose") for said in found[split]} == {"1", "2", "3"}
+    assert sum(map(len, found.values())) == len({said for prompts in found.values() for said in prompts})
+    key = stages.prompt_table(start(own_model, tmp_path, **{"data.prompts": local_sets})).key
+    with open(tmp_path / "mine" / "iter3.jsonl", "a") as handle:
+        handle.write('{"prompt": "one more"}\n')
+    assert stages.prompt_table(start(own_model, tmp_path, **{"data.prompts": local_sets})).key != key
+
+
+def test_a_set_that_is_not_here_is_one_sentence(own_model, tmp_path, released):
+    course = start(own_model, tmp_path, **{"data.prompts": "RLHFlow/none-iter{iteration}"})
+    with pytest.raises(KitError, match="RLHFlow/none-iter1 is not on this machine, and HF_HUB_OFFLINE forbids"):
+        stages.prompt_table(course)
+
+
+def inputs_check(course):
+    from rlhf_kit import inputs
+
+    return inputs.check(course.profile)
