@@ -44,12 +44,13 @@ def open_source(
     split: str | None = None,
     subset: str | None = None,
     data_dir: str | None = None,
+    revision: str | None = None,
     streaming: bool = False,
 ) -> list[Part]:
     """The parts of `source`: a file, a folder, a `datasets` object, a list of dicts, a hub id "owner/name".
 
     `split`, `subset` and `data_dir` choose inside a hub data set, a folder copied from the hub, and (`split`) a
-    DatasetDict; without `split` it is "train", or the only one there is. streaming: rows of the hub come as they are
+    DatasetDict; without `split` it is "train", or the only one there is. revision: a branch of the hub. streaming: rows of the hub come as they are
     asked for and nothing is kept on disk; else the set is downloaded to the cache first. Raises KitError where nothing
     readable is found; files themselves are opened only when their rows are asked for.
     """
@@ -60,7 +61,8 @@ def open_source(
         if os.path.exists(text):
             return [_file(Path(text))]
         if is_hub_id(source):
-            rows = _from_hub(str(source), split or "train", subset, data_dir, streaming)
+            asked = {"data_dir": data_dir, "revision": revision, "streaming": streaming}
+            rows = _from_hub(str(source), split or "train", subset, {k: v for k, v in asked.items() if v})
             return [Part(str(source), rows, str(source))]
         raise KitError(
             f"{source}: no such file or folder; give a file ({', '.join(SUFFIXES[:2])}, ...), a folder "
@@ -103,13 +105,10 @@ def _from_splits(splits: Mapping[str, Any], split: str | None, what: str) -> lis
     raise KitError(f"{what}: split {split!r} is no list of rows; pass a list of dicts or a datasets.Dataset")
 
 
-def _from_hub(name: str, split: str, subset: str | None, data_dir: str | None, streaming: bool) -> Iterator:
+def _from_hub(name: str, split: str, subset: str | None, options: Mapping[str, Any]) -> Iterator:
     hub.require(name)
     import datasets
 
-    options = {"data_dir": data_dir} if data_dir else {}
-    if streaming:
-        options["streaming"] = True
     number = 0
     try:
         for number, row in enumerate(datasets.load_dataset(name, subset, split=split, **options), start=1):

@@ -300,12 +300,12 @@ def test_the_hubs_own_client_gives_rows_of_a_sub_folder(tmp_path, monkeypatch, s
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     from rlhf_kit.reading import _from_hub
 
-    rows = list(_from_hub(str(tmp_path / "set"), "train", None, "good", streaming))
+    rows = list(_from_hub(str(tmp_path / "set"), "train", None, {"data_dir": "good", "streaming": streaming}))
     assert [place for place, _ in rows] == ["row 1", "row 2", "row 3"]
     assert {row["chosen"] for _, row in rows} == {"good"}
     for split, subset, words in (("dev", None, "dev"), ("train", "nothing", "nothing")):
         with pytest.raises(KitError, match=words) as caught:
-            list(_from_hub(str(tmp_path / "set"), split, subset, None, streaming))
+            list(_from_hub(str(tmp_path / "set"), split, subset, {"streaming": streaming}))
         assert "\n" not in str(caught.value)
 
 
