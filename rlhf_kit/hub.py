@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import threading
 import urllib.parse
@@ -72,7 +73,10 @@ def cached(name: str, kind: Kind = "data set") -> bool:
     found = any(Path(hub, f"{prefix}--{name.replace('/', '--')}").glob("snapshots/*/*"))
     if kind == "data set" and not found:
         prepared = os.environ.get("HF_DATASETS_CACHE") or os.path.join(home, "datasets")
-        found = Path(os.path.expanduser(prepared), name.replace("/", "___")).is_dir()
+        # `datasets` writes preference_700K as preference_700_k there
+        plain = [re.sub(r"[^a-z0-9/]", "", text.lower()) for text in (name, *(
+            folder.name.replace("___", "/") for folder in Path(os.path.expanduser(prepared)).glob("*___*")))]  # fmt: skip
+        found = plain[0] in plain[1:]
     return found
 
 

@@ -116,13 +116,13 @@ def test_a_listening_hub_or_proxy_is_reachable(monkeypatch):
 def test_what_lies_in_the_cache_needs_no_network(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert not hub.cached("a/b") and not hub.cached("a/b", "model")
-    for folder in ("hub/models--a--b/snapshots/abc", "hub/datasets--c--d/snapshots/abc", "datasets/e___f"):
+    for folder in ("hub/models--a--b/snapshots/abc", "hub/datasets--c--d/snapshots/abc", "datasets/e___f_700_k"):
         (tmp_path / "home" / folder).mkdir(parents=True)
     assert not hub.cached("a/b", "model")  # a folder that a broken download left
     (tmp_path / "home/hub/models--a--b/snapshots/abc/config.json").write_text("{}")
     (tmp_path / "home/hub/datasets--c--d/snapshots/abc/README.md").write_text("")
     assert hub.cached("a/b", "model") and not hub.cached("a/b")
-    assert hub.cached("c/d") and hub.cached("e/f")
+    assert hub.cached("c/d") and hub.cached("e/f_700K") and not hub.cached("e/f")
     hub.require("a/b", "model")
 
 
