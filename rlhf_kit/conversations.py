@@ -3,8 +3,8 @@ pairs.
 
 The public ones: for SFT RLHFlow/RLHFlow-SFT-Dataset-ver2 and RLHFlow/SFT-OpenHermes-2.5-Standard (`messages`, as the
 authors' sft.py reads it; the columns of ver2 are not verified); for prompts RLHFlow/iterative-prompt-v1-iter1-20K and
-its sisters and RLHFlow/test_generation_2k (`context_messages`, which may hold earlier answers of an assistant), MT-Bench
-and Arena-Hard (`turns`, of which the first is the prompt).
+its sisters and RLHFlow/test_generation_2k (`context_messages`, which may hold earlier answers of an assistant), Arena-Hard
+(`prompt`) and MT-Bench (`turns`, of which the first is the prompt).
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["REASONS", "Outcome", "collect", "describe", "examine", "load_preferences", "load_with_ledger", "opening_key",
            "prompt_key", "prompts_of", "split_by_prompt"]
+Rows = Iterable[tuple[str, Row | BadRow]]
 _SNIFF_ROWS = 32  # so that one broken row at the top does not hide the layout
 
 
@@ -146,6 +147,7 @@ def examine(
                 key = (one.set, prompt_key(found.chosen[:-1]))
                 taken[key] = taken.get(key, 0) + 1
                 if taken[key] > most:
+                    seen.popitem()  # not kept, so that an equal pair of another set still is
                     found = BadRow("many_pairs", f"has a prompt of which {most} pairs are taken already")
             if isinstance(found, Pair):
                 yield Outcome(source_name, place, found)
@@ -165,9 +167,6 @@ def examine(
                     f"without strict=True, which drops and counts it (in a profile: data.bad_rows=drop_unfit)"
                 )
             yield Outcome(source_name, place, None, found.reason, str(found))
-
-
-Rows = Iterable[tuple[str, Row | BadRow]]
 
 
 def _resolved(

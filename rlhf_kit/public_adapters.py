@@ -176,9 +176,10 @@ def distilabel_capybara(row: Row) -> list[Pair]:
 
 
 def summarize(row: Row) -> list[Pair]:
-    """openai/summarize_from_feedback, subset "comparisons": `info` {title, subreddit, post or article}, `summaries` of
+    """openai/summarize_from_feedback, its comparisons: `info` {title, subreddit, post or article}, `summaries` of
     two {text}, `choice` 0 or 1 (mix1's Stiennon set). The prompt's wording, that of the data's own paper, is not
-    verified for mix1."""
+    verified for mix1, nor are the columns and the branch of converted files that the kit asks the hub for (the main
+    branch holds a script, which today's `datasets` does not run)."""
     info = field_of(row, "info")
     if not isinstance(info, Mapping):
         raise BadRow("wrong_type", f"has {kind_of(info)} under 'info' where an object is expected")

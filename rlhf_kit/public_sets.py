@@ -24,7 +24,7 @@ class PublicSet:
     """One public set: its adapter (with the filter), where its rows lie, and its row of Table 5 (None: not in it).
 
     folders: sub folders that hold the rows, where the set is more than these. standard: the authors' conversion, in
-    the standard format and filtered already.
+    the standard format and filtered already. revision: the branch that holds files, where the main one holds a script.
     """
 
     name: str
@@ -32,8 +32,8 @@ class PublicSet:
     adapter: str
     table5: str | None = None
     standard: str | None = None
-    subset: str | None = None
     folders: tuple[str | None, ...] = (None,)
+    revision: str | None = None
 
 
 SETS = {
@@ -57,7 +57,8 @@ SETS = {
                   "RLHFlow/Orca-distibalel-standard"),
         PublicSet("distilabel-capybara", "argilla/Capybara-Preferences-Filtered", "distilabel_capybara", "Capybara",
                   "RLHFlow/Capybara-distibalel-Filter-standard"),
-        PublicSet("summarize", "openai/summarize_from_feedback", "summarize", subset="comparisons"),
+        PublicSet("summarize", "openai/summarize_from_feedback", "summarize", folders=("comparisons",),
+                  revision="refs/convert/parquet"),
         PublicSet("preference-700k", "hendrydong/preference_700K", "messages"),
         PublicSet("pair-preference-700k", "RLHFlow/pair_preference_model_dataset", "pair_prompt"),
     )
@@ -182,27 +183,21 @@ def _open_set(
         names, adapter, folders = (one.standard,), "messages", (None,)
     else:
         names, adapter, folders = (one.hub, one.name), one.adapter, one.folders
-        options = {**options, "subset": options["subset"] or one.subset}
         if is_hub_id(source) and source.lower() != one.hub.lower():
             names = (source,)  # another id of the same rows
     place = locate(names, root)
     if place is None:
-        opened = [open_source(names[0], data_dir=folder, **options) for folder in folders]
+        revision = None if converted else one.revision
+        opened = [open_source(names[0], data_dir=folder, revision=revision, **options) for folder in folders]
     else:
-        opened = [open_source(path, **inside) for path, inside in _inside(place, folders, options)]
+        opened = [open_source(path, **options) for path in _inside(place, folders)]
     return [PreferencePart(part, adapter, one.name) for several in opened for part in several]
 
 
-def _inside(place: Path, folders: tuple[str | None, ...], options: dict[str, Any]) -> list[tuple[Path, dict]]:
-    """What to open of a copy: its sub folders, its subset, or all of it where it holds the wanted rows alone."""
+def _inside(place: Path, folders: tuple[str | None, ...]) -> list[Path]:
+    """What to open of a copy: its sub folders, or all of it where it holds the wanted rows alone."""
     here = [folder for folder in folders if folder and (place / folder).is_dir()]
     if here and len(here) < len(folders):
         missing = next(folder for folder in folders if folder not in here)
         raise KitError(f"{place}: has {here[0]!r} but no {missing!r}; copy all of {', '.join(map(str, folders))}")
-    if here:
-        return [(place / folder, options) for folder in here]
-    subset = options["subset"]
-    if subset and place.is_dir() and not (place / "README.md").is_file():
-        inner = place / subset
-        return [(inner if inner.is_dir() else place, {**options, "subset": None})]
-    return [(place, {**options, "subset": None} if place.is_file() else options)]
+    return [place / folder for folder in here] or [place]

@@ -72,7 +72,7 @@ def own_preferences(course: Course) -> Stage:
         "pairs": data.preference_pairs, "heldout": data.heldout_pairs, "base": base_key(course),
         "lengths": [profile.model.max_length, profile.sampling.max_new_tokens],
     }  # fmt: skip
-    code = ["preferences", "adapters", "public_adapters", "public_sets", "cleaning", "splits", "reading", "fields", "chat", "tokens"]
+    code = ["preferences", "adapters", "public_adapters", "public_sets", "cleaning", "splits", "reading", "row_files", "fields", "chat", "tokens"]
     return course.stage("preferences", build, params=params, code=code)
 
 
@@ -295,7 +295,8 @@ def _deal_prompts(
 def own_demonstrations(course: Course, away: set[str]) -> tuple[Dataset, list[Ledger]]:
     """The first data.sft_rows conversations of data.sft that open like none of `away`: {prompt_id, messages, category}.
 
-    The rows are read one at a time and no further than needed: the released sets have a million and more.
+    The rows are read one at a time and no further than needed: the released sets have a million and more. They are the
+    first ones, so that of a set in the order of its sources a part is no fair sample.
     """
     import pyarrow as pa
 

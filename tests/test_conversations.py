@@ -29,7 +29,8 @@ SHARED = [user("hi"), assistant("hello"), user("a joke?")]
         ({"context_messages": SHARED, "dataset": "x"}, SHARED),  # iterative-prompt-v1: earlier answers belong to it
         ({"context_messages": [{"content": "hi", "role": "user"}]}, SHARED[:1]),
         ({"question_id": 81, "category": "writing", "turns": ["hi", "shorter!"]}, SHARED[:1]),  # MT-Bench
-        ({"question_id": "x", "cluster": "c", "turns": [{"content": "hi"}]}, SHARED[:1]),  # Arena-Hard
+        ({"uid": "x", "category": "hard", "cluster": "c", "prompt": "hi"}, SHARED[:1]),  # Arena-Hard
+        ({"question_id": "x", "cluster": "c", "turns": [{"content": "hi"}]}, SHARED[:1]),  # its first version
         ({"question": "hi", "answer": "hello"}, SHARED[:1]),
         ({"prompt": SHARED}, SHARED),
         ({"prompt": "hi", "system": "Be kind."}, [{"role": "system", "content": "Be kind."}, SHARED[0]]),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import errno
-import http.server
+import io
+import json
 import os
 import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from made_hub import serve
+from test_public_sets import shp, summarize
 
 from rlhf_kit import hub
 from rlhf_kit.errors import KitError
@@ -92,10 +96,15 @@ def test_nobody_answers_and_the_environment_forbids(monkeypatch):
 
 
 def test_a_name_server_that_hangs_costs_only_the_time_given(monkeypatch):
-    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: time.sleep(30))
-    start = time.monotonic()
-    assert not hub.reachable(seconds=0.2)
-    assert time.monotonic() - start < 10
+    answer = threading.Event()
+
+    def hang(*_, **__):
+        answer.wait(60)
+        raise OSError("no answer")
+
+    monkeypatch.setattr(socket, "create_connection", hang)
+    assert not hub.reachable(seconds=0.1)  # comes back although nobody has answered
+    answer.set()
 
 
 def test_a_listening_hub_or_proxy_is_reachable(monkeypatch):
@@ -112,53 +121,89 @@ def test_a_listening_hub_or_proxy_is_reachable(monkeypatch):
 def test_what_lies_in_the_cache_needs_no_network(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert not hub.cached("a/b") and not hub.cached("a/b", "model")
-    for folder in ("hub/models--a--b/snapshots/abc", "hub/datasets--c--d/snapshots/abc", "datasets/e___f"):
+    for folder in ("hub/models--a--b/snapshots/abc", "hub/datasets--c--d/snapshots/abc", "datasets/e___f_700_k"):
         (tmp_path / "home" / folder).mkdir(parents=True)
     assert not hub.cached("a/b", "model")  # a folder that a broken download left
     (tmp_path / "home/hub/models--a--b/snapshots/abc/config.json").write_text("{}")
     (tmp_path / "home/hub/datasets--c--d/snapshots/abc/README.md").write_text("")
     assert hub.cached("a/b", "model") and not hub.cached("a/b")
-    assert hub.cached("c/d") and hub.cached("e/f")
+    assert hub.cached("c/d") and hub.cached("e/f_700K") and not hub.cached("e/f")
     hub.require("a/b", "model")
 
 
-class _Refusing(http.server.BaseHTTPRequestHandler):
-    """A hub that knows one gated data set and nothing else."""
+# ---------------------------------------------------------------- the real client, against a hub made here
 
-    def do_GET(self):  # noqa: N802
-        gated = "made/gated" in self.path
-        self.send_response(403 if gated else 404)
-        self.send_header("X-Error-Code", "GatedRepo" if gated else "RepoNotFound")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
 
-    do_HEAD = do_GET  # noqa: N815
+def parquet(rows):
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    return file.getvalue()
 
-    def log_message(self, *_):
-        pass
+
+def made_files():
+    files = {"data/train-00000-of-00002.parquet": parquet([shp(i) for i in range(4)])}
+    files["data/train-00001-of-00002.parquet"] = parquet([shp(4), shp(5, scores=(3, 2))])
+    files["data/test-00000-of-00001.parquet"] = parquet([shp(100)])
+    talks = {}
+    for folder in ("helpful-base", "helpful-rejection-sampled", "helpful-online", "harmless-base"):
+        for split in ("train", "test"):
+            pair = {side: f"\n\nHuman: {folder} {split}\n\nAssistant: {side}" for side in ("chosen", "rejected")}
+            talks[f"{folder}/{split}.jsonl"] = json.dumps(pair).encode() + b"\n"
+    return {
+        "stanfordnlp/SHP": files, "Anthropic/hh-rlhf": talks, "made/gated": "gated",
+        "openai/summarize_from_feedback": {
+            "comparisons/train/0000.parquet": parquet([summarize(0), summarize(1)]),
+            "comparisons/validation/0000.parquet": parquet([summarize(1)]),
+            "axis/test/0000.parquet": parquet([{"other": 1}]),
+        },
+    }  # fmt: skip
 
 
 ASK = """
+import json, sys
+import datasets
 from rlhf_kit.errors import KitError
-from rlhf_kit.preferences import load_preferences
-for name in ("made/gated", "made/nothing"):
+from rlhf_kit.preferences import load_with_ledger
+datasets.disable_progress_bars()
+for name, options in json.loads(sys.argv[1]):
     try:
-        load_preferences(name)
+        found, ledger = load_with_ledger(name, **options)
+        print(json.dumps([[row[-1]["content"] for row in found["prompt"]], ledger.rows_in, ledger.dropped]))
     except KitError as error:
-        print(error)
+        print(json.dumps(str(error)))
 """
 
 
-def test_a_hub_that_refuses_is_told_by_the_real_client(tmp_path):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Refusing)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    here = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", ASK], env=os.environ | here, capture_output=True, text=True, timeout=300, cwd=ROOT
-        )
-    finally:
-        server.shutdown()
-    gated, missing = done.stdout.strip().splitlines()
-    assert "the data set made/gated is gated" in gated and "hf auth login" in gated
-    assert "there is no data set made/nothing on the hub" in missing
+def ask(url, home, *questions, **environment):
+    """The answers of a fresh process, in which no module has read another environment."""
+    here = {"HF_ENDPOINT": url, "HF_HOME": str(home), "PYTHONPATH": str(ROOT), **environment}
+    done = subprocess.run([sys.executable, "-c", ASK, json.dumps(questions)], env=os.environ | here, capture_output=True,
+                          text=True, timeout=300, cwd=ROOT)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-800:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+SHP = [[f"Why {i}?" for i in range(5)], 6, {"small_ratio": 1}]
+HH = [[f"{folder} train" for folder in ("helpful-base", "helpful-rejection-sampled", "helpful-online")], 3, {}]
+
+
+def test_the_real_client_streams_downloads_and_finds_again(tmp_path):
+    with serve(made_files()) as made:
+        streamed = ask(
+            made.url, tmp_path / "one", ["shp", {"streaming": True, "limit": 2}], ["shp", {"streaming": True}],
+            ["hh-rlhf", {"streaming": True}], ["summarize", {"streaming": True}],
+        )  # fmt: skip
+        assert streamed[:3] == [[SHP[0][:2], 2, {}], SHP, HH] and streamed[3][1:] == [2, {}]
+        first = next(i for i, one in enumerate(made.asked) if "train-00001" in one)
+        assert first > next(i for i, one in enumerate(made.asked) if "train-00000" in one)
+        told = ask(
+            made.url, tmp_path / "two", ["stanfordnlp/SHP", {}], ["shp", {"split": "test"}], ["shp", {"split": "dev"}],
+            ["shp", {"subset": "askbaking"}], ["made/gated", {}], ["made/nothing", {}],
+        )  # fmt: skip
+    assert told[:2] == [SHP, [["Why 100?"], 1, {}]]
+    for sentence, words in zip(told[2:], ("dev", "askbaking", "is gated", "there is no data set made/nothing"), strict=True):
+        assert words in sentence and "\n" not in sentence and len(sentence) < 420
+    offline = {"HF_HUB_OFFLINE": "1"}  # the hub is gone by now
+    assert ask(made.url, tmp_path / "two", ["shp", {}], ["hh-rlhf", {}], **offline) == [
+        SHP, "the data set Anthropic/hh-rlhf is not on this machine, and HF_HUB_OFFLINE forbids asking the hub for it; "
+        "unset it, or give the path of a local copy"]  # fmt: skip

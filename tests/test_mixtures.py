@@ -130,6 +130,10 @@ def test_own_files_and_copies_by_path_join_a_mixture(copies, tmp_path):
     assert mixture.ledgers["shp"].dropped == {"small_ratio": 1}
     assert mixture.ledgers["mine"].dropped == {"in_another_set": 1}
     assert set(mixture.dataset["source"]) == {"shp"}
+    lines(tmp_path / "six.jsonl", [shp(1, f"g{i}") for i in range(6)])  # the sixth is one too many for SHP
+    lines(tmp_path / "again.jsonl", [{"prompt": "Why 1?", "chosen": f"g{i}", "rejected": "b"} for i in (4, 5)])
+    kept = load_mixture({"shp": tmp_path / "six.jsonl", "mine": tmp_path / "again.jsonl"})
+    assert kept.total.dropped == {"many_pairs": 1, "in_another_set": 1} and len(kept.dataset) == 6
     mapped = load_mixture(["shp"], root={"shp": tmp_path / "shp-elsewhere.jsonl"})
     assert mapped.dataset[:] == mixture.dataset[:]
     for call, words in (

@@ -400,7 +400,8 @@ def test_hub_sets_are_asked_for_with_subset_folder_and_streaming(monkeypatch):
     assert counts("summarize") == (1, {"duplicate": 2})
     folders = ("helpful-base", "helpful-rejection-sampled", "helpful-online")
     assert asked[:3] == [("Anthropic/hh-rlhf", None, "train", {"data_dir": f, "streaming": True}) for f in folders]
-    assert asked[3] == ("openai/summarize_from_feedback", "comparisons", "train", {})
+    branch = {"data_dir": "comparisons", "revision": "refs/convert/parquet"}
+    assert asked[3] == ("openai/summarize_from_feedback", None, "train", branch)
 
 
 def test_a_network_that_breaks_while_rows_stream_in_is_told_with_the_place(monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import lzma
 
 import datasets
 import pyarrow as pa
@@ -55,6 +56,9 @@ def sources(folder):
     yield "gzip", write(folder, "b.jsonl.gz", gzip.compress(lines(ROWS).encode()))
     yield "array", write(folder, "c.json", json.dumps(ROWS, indent=2, ensure_ascii=False))
     yield "lines in .json", write(folder, "d.json", lines(ROWS))
+    yield "LMFlow", write(folder, "h.json", json.dumps({"type": "pairs", "instances": ROWS}))
+    yield "LMFlow over lines", write(folder, "i.json", json.dumps({"type": "pairs", "instances": ROWS}, indent=1))
+    yield "xz", write(folder, "j.jsonl.xz", lzma.compress(lines(ROWS).encode()))
     pq.write_table(pa.Table.from_pylist(ROWS), folder / "e.parquet")
     yield "parquet", folder / "e.parquet"
     with open(folder / "f.csv", "w", newline="") as handle:
@@ -164,6 +168,9 @@ def test_a_row_that_cannot_be_read_is_named_or_counted(tmp_path, text, message):
         ("a.json", '[{"prompt": "q"},\n {"x" 1}]', "is not valid JSON .* line 2, column 7"),
         ("a.json", b'["\n\xff"]', "is not UTF-8 text .line 2."),
         ("a.json", '"text"', "found text"),
+        ("config.json", '{\n "model": "x",\n "sizes": 1}', "holds one JSON object .'model', 'sizes'., which is no table"),
+        ("a.json", '{"prompt": "q", "cho\n' + lines([pair(1)]), "line 1: is not valid JSON"),
+        ("a.jsonl.xz", lzma.compress(lines(ROWS * 9).encode())[:-20], "cannot be read beyond"),
         ("a.jsonl", "", "no preference pair is left of 0 rows"),
         (
             "a.jsonl",
@@ -231,6 +238,75 @@ def test_a_hub_id_goes_to_the_hub_and_its_failure_is_one_sentence(monkeypatch):
     with pytest.raises(KitError, match="the hub .* cannot be reached"):
         load_preferences("other/two")
     assert len(asked) == 2
+
+
+# ---------------------------------------------------------------- copies of hub data sets
+
+
+def test_of_a_folder_with_splits_only_the_one_asked_for_is_read(tmp_path):
+    for split, number in (("train", 1), ("test", 2)):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        for shard in (0, 1):
+            write(tmp_path / "data", f"{split}-{shard:05d}-of-00002.jsonl", lines([pair(10 * number + shard)]))
+    numbers = {split: [p[0]["content"] for p in load_preferences(tmp_path, split=split)["prompt"]]
+               for split in (None, "train", "test")}  # fmt: skip
+    assert numbers[None] == numbers["train"] == ["question 10?", "question 11?"]
+    assert numbers["test"] == ["question 20?", "question 21?"]
+    with pytest.raises(KitError, match="no split 'dev' .it has: 'train', 'test'"):
+        load_preferences(tmp_path, split="dev")
+    write(tmp_path / "data", "extra.jsonl", lines([pair(3)]))
+    with pytest.raises(KitError, match="extra.jsonl belongs to no split, but others do"):
+        load_preferences(tmp_path)
+    (tmp_path / "data" / "extra.jsonl").unlink()
+    for path in (tmp_path / "data").glob("train*"):
+        path.unlink()
+    assert len(load_preferences(tmp_path)) == 2  # the only split there is
+    with pytest.raises(KitError, match="no split 'train'"):
+        load_preferences(tmp_path, split="train")
+
+
+def test_a_readme_says_which_files_are_which_subset(tmp_path):
+    for name in ("easy", "hard"):
+        write(tmp_path, f"{name}.jsonl", lines([pair(len(name), name)]))
+    write(tmp_path, "README.md", """---
+configs:
+- config_name: first
+  data_files: [{split: train, path: easy.jsonl}]
+- config_name: second
+  data_files: [{split: train, path: hard.jsonl}]
+---
+""")
+    assert load_preferences(tmp_path, subset="second")["chosen"][0][-1] == assistant("hard")
+    assert load_preferences(tmp_path, subset="first")["chosen"][0][-1] == assistant("easy")
+    for subset, words in ((None, "Config name is missing"), ("third", "'third' not found")):
+        with pytest.raises(KitError, match=words) as caught:
+            load_preferences(tmp_path, subset=subset)
+        assert "\n" not in str(caught.value)
+    write(tmp_path, "README.md", "Only words.\n")
+    assert len(load_preferences(tmp_path)) == 2
+    with pytest.raises(KitError, match="no split 'test'"):
+        (tmp_path / "README.md").unlink()
+        load_preferences(tmp_path, split="test")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_hubs_own_client_gives_rows_of_a_sub_folder(tmp_path, monkeypatch, streaming):
+    """`datasets` itself, with a folder in the place of the hub: what is asked for as a hub set is asked for."""
+    for folder in ("good", "other"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        write(tmp_path / "set" / folder, "train.jsonl", lines([pair(i, folder) for i in range(3)]))
+        write(tmp_path / "set" / folder, "test.jsonl", lines([pair(9)]))
+    monkeypatch.setattr("rlhf_kit.hub.require", lambda name: None)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    from rlhf_kit.reading import _from_hub
+
+    rows = list(_from_hub(str(tmp_path / "set"), "train", None, {"data_dir": "good", "streaming": streaming}))
+    assert [place for place, _ in rows] == ["row 1", "row 2", "row 3"]
+    assert {row["chosen"] for _, row in rows} == {"good"}
+    for split, subset, words in (("dev", None, "dev"), ("train", "nothing", "nothing")):
+        with pytest.raises(KitError, match=words) as caught:
+            list(_from_hub(str(tmp_path / "set"), split, subset, {"streaming": streaming}))
+        assert "\n" not in str(caught.value)
 
 
 @settings(
