@@ -66,13 +66,14 @@ def quantization_config(machine: Any):
         )
     from transformers import BitsAndBytesConfig
 
+    if sharded():
+        raise KitError("model.lora.quantization is nf4, and 4-bit weights are not divided here; use launch.strategy ddp")
     product = torch.bfloat16 if machine.autocast_bf16 else getattr(torch, machine.dtype)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=product,
-        bnb_4bit_quant_storage=product if sharded() else torch.uint8,  # FSDP divides weights of one format only
     )
 
 

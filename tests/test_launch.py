@@ -73,7 +73,7 @@ def test_rows_of_a_short_micro_batch_weigh_no_more(tiny_folder, tiny_rows, machi
 
 @pytest.fixture(scope="module")
 def two(tiny_folder, tiny_rows, machine, tmp_path_factory):
-    """All four trainings with one process and with two; 26 rows in steps of 8, so the last batch is short."""
+    """All trainings with one process and with two; 26 rows in steps of 8, so the last batch is short."""
     base = tmp_path_factory.mktemp("two")
     common = dict(warmup_ratio=0.03, weight_decay=0.0, schedule="cosine", max_grad_norm=1.0, beta=0.1)
     section = SimpleNamespace(epochs=2, learning_rate=3e-3, batch_size=8, save_steps=3, **common)
@@ -84,22 +84,24 @@ def two(tiny_folder, tiny_rows, machine, tmp_path_factory):
         "train_reward": ([tiny_folder], pairs),
         "train_pairwise": ([tiny_folder], pairs[:12]),
         "train_dpo": ([tiny_folder, tiny_folder], pairs),
+        "train_dpo lora": ([tiny_folder, tiny_folder], pairs),
     }
+    more = {kind: {"lora": {"r": 4, "alpha": 8}} if "lora" in kind else {} for kind in kinds}
     one = {
-        call: getattr(training, call)(*paths, rows, base / "one" / call, section, machine, 0, 400)
-        for call, (paths, rows) in kinds.items()
+        kind: getattr(training, kind.split()[0])(*paths, rows, base / "one" / kind, section, machine, 0, 400, **more[kind])
+        for kind, (paths, rows) in kinds.items()
     }
     jobs = []
-    for call, (paths, rows) in kinds.items():
-        names = ["policy_path", "reference_path"] if call == "train_dpo" else ["model_path"]
+    for kind, (paths, rows) in kinds.items():
+        names = ["policy_path", "reference_path"] if "dpo" in kind else ["model_path"]
         given = {
-            **dict(zip(names, paths, strict=True)), "out": base / "two" / call, "settings": section,
-            "machine": machine, "seed": 0, "max_length": 400,
+            **dict(zip(names, paths, strict=True)), "out": base / "two" / kind, "settings": section,
+            "machine": machine, "seed": 0, "max_length": 400, **more[kind],
         }
-        jobs.append(launch.write_job(base / "two" / f"{call}.launch", call, given, rows, 2))
+        jobs.append(launch.write_job(base / "two" / f"{kind}.launch", kind.split()[0], given, rows, 2))
     lines, plain = [], launch.command
     patch = pytest.MonkeyPatch()
-    # one start for all four: what takes time is importing the libraries
+    # one start for all: what takes time is importing the libraries
     patch.setattr(launch, "command", lambda *a, **k: [*plain(*a, **k), *map(str, jobs[1:])])
     launch.run(jobs[0], 2, "ddp", machine, lines.append)
     patch.undo()
@@ -110,7 +112,7 @@ def _answer(two, call):
     return read_json(two.jobs[call].parent / "result.json")
 
 
-@pytest.mark.parametrize("call", ["train_sft", "train_reward", "train_pairwise", "train_dpo"])
+@pytest.mark.parametrize("call", ["train_sft", "train_reward", "train_pairwise", "train_dpo", "train_dpo lora"])
 def test_two_processes_give_the_loss_curve_of_one(two, call):
     alone, answer = two.one[call], _answer(two, call)
     losses = [row["loss"] for row in answer["history"]]
@@ -131,7 +133,7 @@ def test_two_processes_use_each_row_once(two):
 
 
 def test_two_processes_keep_the_reference(two, tiny_folder):
-    facts = _answer(two, "train_dpo")["facts"]
+    facts = launch.answer(two.jobs["train_dpo"].parent).facts
     assert facts["step_zero"]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     known = models.weights_hash(tiny_folder)
     assert facts["reference"]["before"] == facts["reference"]["after"] == facts["reference"]["stored"] == known
@@ -340,6 +342,25 @@ def test_more_processes_than_prompts(asked, tiny_folder, machine, tmp_path, monk
     how = dict(n=2, temperature=1.0, max_new_tokens=4, seed=1, machine=machine)
     rows = sharding.sample(tiny_folder, asked[:2], processes=3, folder=tmp_path, **how)
     assert [(row["prompt_id"], row["sample"]) for row in rows] == [("p0", 0), ("p0", 1), ("p1", 0), ("p1", 1)]
+
+
+def test_stages_train_in_as_many_processes_as_the_profile_says(tmp_path, monkeypatch):
+    from rlhf_kit import course, stages
+
+    calls = []
+
+    def train(call, *order, processes, strategy, tell, **named):
+        calls.append((call, processes, strategy, tell))
+        return getattr(training, call)(*order, **named)
+
+    monkeypatch.setattr(launch, "train", train)
+    small = {"sft.epochs": 0.1}
+    one = stages.sft(course.start("smoke", run="a", overrides=small, root=tmp_path, quiet=True))
+    asked = {**small, "launch.processes": 2, "launch.strategy": "ddp"}
+    two = stages.sft(course.start("smoke", run="a", overrides=asked, root=tmp_path, quiet=True))
+    assert calls == [("train_sft", 2, "ddp", None)] and one.key != two.key
+    assert one.manifest["facts"]["weights"] == two.manifest["facts"]["weights"]  # the same arguments
+    assert two.manifest["ledger"] == one.manifest["ledger"]
 
 
 def test_stages_sample_and_score_in_several_processes(tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from rlhf_kit.training_rows import dpo_encoder, encode_rows, pairwise_encoder, r
 
 LIMIT = 160
 LORA = {"r": 4, "alpha": 16}
+QLORA = {**LORA, "quantization": "nf4"}
 
 
 @pytest.fixture(scope="module")
@@ -178,10 +179,36 @@ def test_the_reference_is_gone_before_the_optimizer_is_made(
     assert order == ["reference"] * 3 + ["optimizer", [True, False]]  # 24 pairs by 8; the policy lives, the reference not
 
 
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_the_ways_of_divided_models_lead_to_the_same_files(tiny_folder, tiny_rows, machine, settings, tmp_path, monkeypatch, lora):
+    """FSDP and DeepSpeed need GPUs. What the kit does around them is run here on a whole model."""
+    plain = {
+        "sft": training.train_sft(tiny_folder, tiny_rows.sft, tmp_path / "a", settings, machine, 0, LIMIT, lora=lora),
+        "rm": training.train_reward(tiny_folder, tiny_rows.pairs, tmp_path / "b", settings, machine, 0, LIMIT, lora=lora),
+        "dpo": training.train_dpo(
+            tiny_folder, tiny_folder, tiny_rows.pairs, tmp_path / "c", settings, machine, 0, LIMIT, lora=lora
+        ),
+    }
+    for module in (training, training_common, training_dpo, training_lora):
+        monkeypatch.setattr(module, "sharded", lambda: True)
+    divided = {
+        "sft": training.train_sft(tiny_folder, tiny_rows.sft, tmp_path / "d", settings, machine, 0, LIMIT, lora=lora),
+        "rm": training.train_reward(tiny_folder, tiny_rows.pairs, tmp_path / "e", settings, machine, 0, LIMIT, lora=lora),
+        "dpo": training.train_dpo(
+            tiny_folder, tiny_folder, tiny_rows.pairs, tmp_path / "f", settings, machine, 0, LIMIT, lora=lora
+        ),
+    }
+    for kind, done in divided.items():
+        assert done.facts["weights"] == plain[kind].facts["weights"]
+    first = divided["dpo"].facts["step_zero"]
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6) and first["rows"] == 8 and abs(first["margin"]) < 1e-4
+    with pytest.raises(KitError, match="4-bit weights are not divided here|needs bitsandbytes"):
+        training.train_sft(tiny_folder, tiny_rows.sft, tmp_path / "x", settings, machine, 0, LIMIT, lora=QLORA)
+
+
 # ---------------------------------------------------------------- QLoRA
 
 WITHOUT_BITSANDBYTES = importlib.util.find_spec("bitsandbytes") is None
-QLORA = {**LORA, "quantization": "nf4"}
 
 
 def test_qlora_without_bitsandbytes_is_refused(tiny_folder, tiny_rows, machine, settings, tmp_path, monkeypatch):
