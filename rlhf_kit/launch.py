@@ -17,6 +17,7 @@ Slurm: one such line a node under `srun`, with R = $SLURM_NODEID. This has not b
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -192,18 +193,24 @@ def run(
 
 
 def _end(child: subprocess.Popen) -> None:
-    """Ends the processes of a job that is still running: the launcher is asked first, which ends its workers."""
+    """Ends a job that is still running: the launcher is asked first, which ends its workers; then all are killed."""
+    import psutil
+
     if child.poll() is not None:
         return
-    for sign, patience in ((signal.SIGTERM, 15), (signal.SIGKILL, 5)):
-        try:
-            os.killpg(child.pid, sign)
-            child.wait(patience)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
-        return
+    try:
+        family = psutil.Process(child.pid).children(recursive=True)
+    except psutil.Error:
+        family = []
+    child.send_signal(signal.SIGTERM)
+    try:
+        child.wait(15)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+    for one in family:
+        with contextlib.suppress(psutil.Error):
+            one.kill()
 
 
 def _failure(folder: Path, processes: int, code: int, tail: Sequence[str], log: Path) -> str:

@@ -220,6 +220,29 @@ def test_a_worker_ends_when_the_one_that_started_it_is_gone(tmp_path):
     assert child.wait(timeout=30) == 1
 
 
+def test_an_interrupted_call_leaves_no_process(machine, tmp_path, monkeypatch):
+    """The stand-in for a launcher has a worker in a session of its own that does not listen to SIGTERM."""
+    import psutil
+
+    worker = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
+    code = f"import subprocess, sys; w = subprocess.Popen([sys.executable, '-c', {worker!r}], start_new_session=True); print(w.pid, flush=True); w.wait()"
+    monkeypatch.setattr(launch, "command", lambda *a, **k: [sys.executable, "-c", code])
+    seen = []
+
+    def tell(line):
+        seen.append(line)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        launch.run(tmp_path / "job.json", 2, "ddp", machine, tell)
+    pid = next(int(line) for line in seen if line.isdigit())
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
 def test_what_cannot_be_launched_is_said_in_a_sentence(machine, tmp_path, monkeypatch):
     job = tmp_path / "job.json"
     with pytest.raises(KitError, match="fsdp2 divides a model among GPUs; on a CPU only ddp"):
