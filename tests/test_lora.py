@@ -100,6 +100,11 @@ def test_half_precision_stays_and_its_merge_error_is_measured(tiny_folder, tiny_
     assert done.facts["adapter"]["merged_dtype"] == "bfloat16"
     assert 1e-5 < done.facts["adapter"]["merge_error_mean"] < 0.05
     assert models.load_policy(done.path, half)[0].dtype == torch.bfloat16
+    for lora in (LORA, None):
+        out = tmp_path / f"rm-{lora is None}"
+        reward = training.train_reward(tiny_folder, tiny_rows.pairs, out, settings, half, 0, LIMIT, lora=lora)
+        scorer = models.load_reward_model(reward.path, half)[0]
+        assert scorer.model.dtype == torch.bfloat16 and scorer.score.weight.dtype == torch.float32
 
 
 def test_a_merge_that_moves_the_model_is_refused(tiny_folder, tiny_rows, machine, settings, tmp_path, monkeypatch):
