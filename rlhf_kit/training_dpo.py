@@ -11,6 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,7 @@ def train_dpo(
     probe = [p + c for p, c in zip(columns["prompt_ids"][:4], columns["chosen_ids"][:4], strict=True)]
     return finish_lora(
         trainer, tokenizer, out, history, facts, begun, lora=lora, base=start,
-        open_base=lambda: models.load_policy(start, loading)[0], rows=probe,
+        open_base=lambda: models.load_policy(start, replace(loading, device="cpu"))[0], rows=probe,
     )[0]
 
 

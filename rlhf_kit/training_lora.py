@@ -113,7 +113,9 @@ def frozen_start(policy_path: str | Path, reference_path: str | Path, lora: Any)
     note = project_path(policy_path) / "adapter" / NOTE
     if quantized(lora) and note.is_file():
         known = read_json(note)
-        if known["quantization"] == setting(lora, "quantization") and known["base"] == stored[1]:
+        if known["quantization"] == setting(lora, "quantization") and known["base"] == (
+            stored[1] or str(reference_path)
+        ):
             if known["r"] != int(setting(lora, "r", 16)):
                 raise KitError(f"{policy_path} has an adapter of rank {known['r']}, the profile says {lora}")
             return str(reference_path), str(note.parent), "continued"
@@ -190,7 +192,7 @@ def finish_lora(
         facts["adapter"] = {
             "quantization": setting(lora, "quantization", "none"),
             "r": int(setting(lora, "r", 16)),
-            "base": folder_hash(base) if base is not None else None,
+            "base": None if base is None else folder_hash(base) or str(base),  # a hub id stands for itself
             "merged_dtype": kept,
             "merge_error_mean": None if error is None else float(error.mean()),
             "merge_error_max": None if error is None else float(error.max()),

@@ -229,6 +229,24 @@ def test_qlora_without_bitsandbytes_is_refused(tiny_folder, tiny_rows, machine, 
         training.train_sft({"hidden_size": 16}, tiny_rows.sft, tmp_path / "x", settings, machine, 0, LIMIT, lora=QLORA)
 
 
+def test_an_adapter_is_continued_on_the_weights_it_belongs_to_alone(tiny_folder, tmp_path):
+    start = training_lora.frozen_start
+    for base, way in ((models.weights_hash(tiny_folder), "continued"), ("somebody/else", "merged")):
+        folder = tmp_path / way / "adapter"
+        folder.mkdir(parents=True)
+        note = {"quantization": "nf4", "r": 4, "base": base}
+        (folder / "kit.json").write_text(json.dumps(note))
+        models_there = models.load_tokenizer(tiny_folder)
+        models.save_model(models.new_model({"hidden_size": 16, "layers": 1, "heads": 2}, tiny_folder, 1)[0], models_there, folder.parent)
+        assert start(folder.parent, tiny_folder, QLORA)[2] == way
+        assert start(folder.parent, tiny_folder, LORA) == (str(folder.parent), None, "merged")  # plain LoRA never continues
+    assert start(tmp_path / "merged", "somebody/else", QLORA)[0] == "somebody/else"  # a hub id stands for itself
+    assert start(tmp_path / "continued", "somebody/else", QLORA)[2] == "merged"
+    assert start(tiny_folder, tiny_folder, LORA) == (str(tiny_folder), None, "reference")
+    with pytest.raises(KitError, match="has an adapter of rank 4"):
+        start(tmp_path / "continued", tiny_folder, {**QLORA, "r": 8})
+
+
 @pytest.mark.skipif(WITHOUT_BITSANDBYTES, reason="needs bitsandbytes (requirements-gpu.txt)")
 def test_qlora_iterations_stand_on_the_same_4_bit_weights(tiny_folder, tiny_rows, machine, settings, tmp_path, tokenizer):
     settings.learning_rate, settings.epochs = 2e-2, 2
