@@ -5,6 +5,9 @@ A job is a folder: job.json (what to call, with plain arguments), rows.parquet, 
 are processes; a free port is chosen. Its log is kept whole and handed on line by line. Where one process fails, the
 others are ended and its error becomes one KitError.
 
+What has been run: ddp and (by a test that tells accelerate so) fsdp2 with two processes on CPUs, both with the loss
+curves of one process. What has not: any of it on GPUs, and zero2 and zero3 at all.
+
 Several machines: no code of ours. Put the run on a shared disk, write the job with `launch.write_job(folder, "train_dpo",
 arguments, rows, processes=TOTAL)`, run on each of N machines, R counting them from 0, and read `launch.answer(folder)`:
 

@@ -145,6 +145,67 @@ def test_the_log_is_handed_on_and_kept(two):
     assert any(line.startswith("step 1/8: loss ") for line in two.lines) and all(line in kept for line in two.lines)
 
 
+# ---------------------------------------------------------------- FSDP2
+
+# accelerate divides models among GPUs only; the processes here are told that their CPUs are fit for it too. Everything
+# else is real: the values of the shipped file, the division of the weights, the gloo collectives.
+DIVIDED = """
+import os, sys
+import yaml
+import accelerate.state as state
+from accelerate.utils import DistributedType
+from rlhf_kit.runs import PROJECT
+
+config = yaml.safe_load((PROJECT / "data" / "accelerate" / "fsdp2.yaml").read_text())
+os.environ["ACCELERATE_USE_FSDP"] = "true"
+for name, value in config["fsdp_config"].items():
+    os.environ[name.upper()] = str(value).lower() if isinstance(value, bool) else str(value)
+plain = state.AcceleratorState.__init__
+
+def init(self, *args, fsdp_plugin=None, **named):
+    plain(self, *args, fsdp_plugin=fsdp_plugin, **named)
+    if fsdp_plugin is not None:
+        self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+        state.PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+state.AcceleratorState.__init__ = init
+from rlhf_kit import training_common, worker
+from torch.distributed.tensor import DTensor
+
+finish = training_common.close
+
+def close(trainer, *rest):
+    assert all(isinstance(p, DTensor) for p in trainer.model_wrapped.parameters())  # each process holds a part
+    finish(trainer, *rest)
+
+training_common.close = close
+worker.main(*sys.argv[1:])
+"""
+
+
+def test_divided_weights_give_the_loss_curve_and_the_files_of_one_process(two, machine, tmp_path, monkeypatch):
+    script, jobs = tmp_path / "divided.py", []
+    script.write_text(DIVIDED)
+    for kind in ("train_dpo", "train_reward", "train_dpo lora"):
+        given = {**read_json(two.jobs[kind])["arguments"], "out": tmp_path / kind, "machine": machine}
+        jobs.append(launch.write_job(tmp_path / f"{kind}.launch", kind.split()[0], given, two.pairs, 2))
+    plain = launch.command
+    monkeypatch.setattr(launch, "command", lambda *a, **k: [*plain(*a, **k)[:-3], str(script), *map(str, jobs)])
+    launch.run(jobs[0], 2, "ddp", machine)
+    for job in jobs:
+        kind, done = job.parent.name.removesuffix(".launch"), launch.answer(job.parent)
+        alone = two.one[kind]
+        assert done.facts["distributed"] == "FSDP"
+        assert [r["loss"] for r in done.history] == pytest.approx([r["loss"] for r in alone.history], abs=2e-5)
+        load = models.load_reward_model if kind == "train_reward" else models.load_policy
+        for mine, theirs in zip(load(done.path, machine)[0].parameters(), load(alone.path, machine)[0].parameters(), strict=True):
+            assert mine.shape == theirs.shape and float((mine - theirs).detach().abs().max()) < 1e-4
+        if kind != "train_reward":
+            assert done.facts["step_zero"]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+            assert done.facts["reference"]["stored"] == alone.facts["reference"]["stored"]
+    assert (tmp_path / "train_dpo lora" / "adapter" / "adapter_model.safetensors").is_file()
+
+
 # ---------------------------------------------------------------- failures
 
 
