@@ -5,8 +5,11 @@ A job is a folder: job.json (what to call, with plain arguments), rows.parquet, 
 are processes; a free port is chosen. Its log is kept whole and handed on line by line. Where one process fails, the
 others are ended and its error becomes one KitError.
 
-Several machines: no code of ours. Put the run on a shared disk, let the first machine write the job by starting it
-(or `launch.write_job`), and run on each of N machines, R counting them from 0:
+What has been run: ddp and (by a test that tells accelerate so) fsdp2 with two processes on CPUs, both with the loss
+curves of one process. What has not: any of it on GPUs, and zero2 and zero3 at all.
+
+Several machines: no code of ours. Put the run on a shared disk, write the job with `launch.write_job(folder, "train_dpo",
+arguments, rows, processes=TOTAL)`, run on each of N machines, R counting them from 0, and read `launch.answer(folder)`:
 
     accelerate launch --config_file data/accelerate/fsdp2.yaml --num_machines N --machine_rank R \\
         --num_processes TOTAL --main_process_ip HOST --main_process_port 29500 --mixed_precision bf16 \\
@@ -17,6 +20,7 @@ Slurm: one such line a node under `srun`, with R = $SLURM_NODEID. This has not b
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -48,13 +52,13 @@ def train(
 ):
     """`rlhf_kit.training.<call>` in `processes` processes: same arguments, same files, same `Trained`.
 
+    A job that was begun and killed goes on from its last checkpoint.
+
     call: "train_sft", "train_reward", "train_pairwise" or "train_dpo". The global batch is settings.batch_size for any
     number of processes. Callbacks cannot be given. tell: called with each line of the log. The job's folder is
     `<out>.launch`; log.txt stays in it. KitError for a strategy that this machine cannot run, and for whatever a
     process failed with.
     """
-    from rlhf_kit.training_common import Trained
-
     names = ["model_path", "rows", "out", "settings", "machine", "seed", "max_length"]
     if call == "train_dpo":
         names = ["policy_path", "reference_path", "pairs", *names[2:]]
@@ -66,9 +70,17 @@ def train(
     folder = out.parent / f"{out.name}.launch"
     job = write_job(folder, call, given, rows, processes)
     run(job, processes, strategy, machine, tell)
-    answer = read_json(folder / "result.json")
     (folder / "rows.parquet").unlink(missing_ok=True)
-    return Trained(path=out, history=answer["history"], seconds=answer["seconds"], facts=answer["facts"])
+    return answer(folder)
+
+
+def answer(folder: str | Path):
+    """The `Trained` of a finished training job, such as one that was started by hand on several machines."""
+    from rlhf_kit.training_common import Trained
+
+    read = read_json(Path(folder) / "result.json")
+    out = Path(read_json(Path(folder) / "job.json")["arguments"]["out"])
+    return Trained(path=out, history=read["history"], seconds=read["seconds"], facts=read["facts"])
 
 
 def write_job(folder: str | Path, call: str, arguments: Mapping, rows: Any, processes: int) -> Path:
@@ -163,7 +175,7 @@ def run(
         env |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
     tail: deque[str] = deque(maxlen=TAIL)
     log = job.parent / "log.txt"
-    with open(log, "w", encoding="utf-8") as kept:
+    with open(log, "a", encoding="utf-8") as kept:  # what an earlier try said is kept too
         kept.write(f"$ {shlex.join(line)}\n")
         child = subprocess.Popen(
             line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env, text=True,
@@ -184,18 +196,24 @@ def run(
 
 
 def _end(child: subprocess.Popen) -> None:
-    """Ends the processes of a job that is still running: the launcher is asked first, which ends its workers."""
+    """Ends a job that is still running: the launcher is asked first, which ends its workers; then all are killed."""
+    import psutil
+
     if child.poll() is not None:
         return
-    for sign, patience in ((signal.SIGTERM, 15), (signal.SIGKILL, 5)):
-        try:
-            os.killpg(child.pid, sign)
-            child.wait(patience)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
-        return
+    try:
+        family = psutil.Process(child.pid).children(recursive=True)
+    except psutil.Error:
+        family = []
+    child.send_signal(signal.SIGTERM)
+    try:
+        child.wait(15)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+    for one in family:
+        with contextlib.suppress(psutil.Error):
+            one.kill()
 
 
 def _failure(folder: Path, processes: int, code: int, tail: Sequence[str], log: Path) -> str:

@@ -14,7 +14,7 @@ from rlhf_kit.stages_data import demonstrations, preferences
 # Modules whose source decides what training makes: part of the content keys.
 TRAINING = (
     "stages_policy", "training", "training_dpo", "training_common", "training_batches", "training_rows", "training_lora",
-    "training_packing", "launch", "worker", "batching", "chat", "tokens", "models",
+    "training_packing", "batching", "chat", "tokens", "models",
 )
 
 

@@ -17,6 +17,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,7 @@ def _train_lm(
     where = base if isinstance(base, str | Path) else None
     return finish_lora(
         trainer, tokenizer, out, history, facts, begun, lora=lora, base=where,
-        open_base=lambda: models.load_policy(where, training_machine(machine, lora))[0], rows=columns["input_ids"][:4],
+        open_base=lambda: models.load_policy(where, replace(machine, device="cpu"))[0], rows=columns["input_ids"][:4],
     )[0]
 
 
@@ -226,7 +227,7 @@ def train_reward(
     if lora is not None:
         trained, kept = finish_lora(
             trainer, tokenizer, out, history, facts, begun, lora=lora, base=model_path,
-            open_base=lambda: models.new_reward_model(model_path, loading, seed)[0], rows=probe,
+            open_base=lambda: models.new_reward_model(model_path, replace(loading, device="cpu"), seed)[0], rows=probe,
         )
     else:
         before = _scores(trainer.model_wrapped, tokenizer, probe) if sharded() else None  # all processes take part

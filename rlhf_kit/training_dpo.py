@@ -11,6 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,7 @@ def train_dpo(
     probe = [p + c for p, c in zip(columns["prompt_ids"][:4], columns["chosen_ids"][:4], strict=True)]
     return finish_lora(
         trainer, tokenizer, out, history, facts, begun, lora=lora, base=start,
-        open_base=lambda: models.load_policy(start, loading)[0], rows=probe,
+        open_base=lambda: models.load_policy(start, replace(loading, device="cpu"))[0], rows=probe,
     )[0]
 
 
@@ -232,21 +233,27 @@ def _step_zero(trainer) -> dict[str, float]:
     into one number format, or two equal models would differ by rounding.
     """
     rows = [trainer.train_dataset[i] for i in range(min(32, len(trainer.train_dataset)))]
-    batch = trainer._prepare_inputs(trainer.data_collator(rows))
-    trainer.model.eval()
+    at_once = trainer.args.per_device_train_batch_size
+    at_once = len(rows) if at_once >= 8 else at_once  # where a step takes few rows, memory is short
     half = torch.float16 if trainer.args.fp16 else torch.bfloat16
     autocast = torch.autocast(trainer.args.device.type, dtype=half, enabled=trainer.args.bf16 or trainer.args.fp16)
-    with torch.no_grad(), autocast, trainer.compute_loss_context_manager():
-        loss = float(trainer.compute_loss(trainer.model, batch))
-    metrics = {key: values[-1] for key, values in trainer._metrics["eval"].items()}
-    trainer._metrics["eval"].clear()
+    trainer.model.eval()
+    seen = {"loss": 0.0, "rewards/margins": 0.0, "rewards/chosen": 0.0, "rewards/rejected": 0.0}
+    for start in range(0, len(rows), at_once):
+        part = rows[start : start + at_once]
+        batch = trainer._prepare_inputs(trainer.data_collator(part))
+        with torch.no_grad(), autocast, trainer.compute_loss_context_manager():
+            loss = float(trainer.compute_loss(trainer.model, batch))
+        metrics = {key: values[-1] for key, values in trainer._metrics["eval"].items()} | {"loss": loss}
+        seen = {key: value + metrics[key] * (len(part) / len(rows)) for key, value in seen.items()}
+        trainer._metrics["eval"].clear()
     trainer.model.train()
     return {
-        "loss": loss,
+        "loss": seen["loss"],
         "rows": len(rows),
-        "margin": metrics["rewards/margins"] / trainer.beta,
-        "chosen_log_ratio": metrics["rewards/chosen"] / trainer.beta,
-        "rejected_log_ratio": metrics["rewards/rejected"] / trainer.beta,
+        "margin": seen["rewards/margins"] / trainer.beta,
+        "chosen_log_ratio": seen["rewards/chosen"] / trainer.beta,
+        "rejected_log_ratio": seen["rewards/rejected"] / trainer.beta,
     }
 
 

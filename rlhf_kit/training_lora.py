@@ -66,13 +66,14 @@ def quantization_config(machine: Any):
         )
     from transformers import BitsAndBytesConfig
 
+    if sharded():
+        raise KitError("model.lora.quantization is nf4, and 4-bit weights are not divided here; use launch.strategy ddp")
     product = torch.bfloat16 if machine.autocast_bf16 else getattr(torch, machine.dtype)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=product,
-        bnb_4bit_quant_storage=product if sharded() else torch.uint8,  # FSDP divides weights of one format only
     )
 
 
@@ -112,7 +113,9 @@ def frozen_start(policy_path: str | Path, reference_path: str | Path, lora: Any)
     note = project_path(policy_path) / "adapter" / NOTE
     if quantized(lora) and note.is_file():
         known = read_json(note)
-        if known["quantization"] == setting(lora, "quantization") and known["base"] == stored[1]:
+        if known["quantization"] == setting(lora, "quantization") and known["base"] == (
+            stored[1] or str(reference_path)
+        ):
             if known["r"] != int(setting(lora, "r", 16)):
                 raise KitError(f"{policy_path} has an adapter of rank {known['r']}, the profile says {lora}")
             return str(reference_path), str(note.parent), "continued"
@@ -189,7 +192,7 @@ def finish_lora(
         facts["adapter"] = {
             "quantization": setting(lora, "quantization", "none"),
             "r": int(setting(lora, "r", 16)),
-            "base": folder_hash(base) if base is not None else None,
+            "base": None if base is None else folder_hash(base) or str(base),  # a hub id stands for itself
             "merged_dtype": kept,
             "merge_error_mean": None if error is None else float(error.mean()),
             "merge_error_max": None if error is None else float(error.max()),

@@ -73,7 +73,7 @@ def test_rows_of_a_short_micro_batch_weigh_no_more(tiny_folder, tiny_rows, machi
 
 @pytest.fixture(scope="module")
 def two(tiny_folder, tiny_rows, machine, tmp_path_factory):
-    """All four trainings with one process and with two; 26 rows in steps of 8, so the last batch is short."""
+    """All trainings with one process and with two; 26 rows in steps of 8, so the last batch is short."""
     base = tmp_path_factory.mktemp("two")
     common = dict(warmup_ratio=0.03, weight_decay=0.0, schedule="cosine", max_grad_norm=1.0, beta=0.1)
     section = SimpleNamespace(epochs=2, learning_rate=3e-3, batch_size=8, save_steps=3, **common)
@@ -84,22 +84,24 @@ def two(tiny_folder, tiny_rows, machine, tmp_path_factory):
         "train_reward": ([tiny_folder], pairs),
         "train_pairwise": ([tiny_folder], pairs[:12]),
         "train_dpo": ([tiny_folder, tiny_folder], pairs),
+        "train_dpo lora": ([tiny_folder, tiny_folder], pairs),
     }
+    more = {kind: {"lora": {"r": 4, "alpha": 8}} if "lora" in kind else {} for kind in kinds}
     one = {
-        call: getattr(training, call)(*paths, rows, base / "one" / call, section, machine, 0, 400)
-        for call, (paths, rows) in kinds.items()
+        kind: getattr(training, kind.split()[0])(*paths, rows, base / "one" / kind, section, machine, 0, 400, **more[kind])
+        for kind, (paths, rows) in kinds.items()
     }
     jobs = []
-    for call, (paths, rows) in kinds.items():
-        names = ["policy_path", "reference_path"] if call == "train_dpo" else ["model_path"]
+    for kind, (paths, rows) in kinds.items():
+        names = ["policy_path", "reference_path"] if "dpo" in kind else ["model_path"]
         given = {
-            **dict(zip(names, paths, strict=True)), "out": base / "two" / call, "settings": section,
-            "machine": machine, "seed": 0, "max_length": 400,
+            **dict(zip(names, paths, strict=True)), "out": base / "two" / kind, "settings": section,
+            "machine": machine, "seed": 0, "max_length": 400, **more[kind],
         }
-        jobs.append(launch.write_job(base / "two" / f"{call}.launch", call, given, rows, 2))
+        jobs.append(launch.write_job(base / "two" / f"{kind}.launch", kind.split()[0], given, rows, 2))
     lines, plain = [], launch.command
     patch = pytest.MonkeyPatch()
-    # one start for all four: what takes time is importing the libraries
+    # one start for all: what takes time is importing the libraries
     patch.setattr(launch, "command", lambda *a, **k: [*plain(*a, **k), *map(str, jobs[1:])])
     launch.run(jobs[0], 2, "ddp", machine, lines.append)
     patch.undo()
@@ -110,7 +112,7 @@ def _answer(two, call):
     return read_json(two.jobs[call].parent / "result.json")
 
 
-@pytest.mark.parametrize("call", ["train_sft", "train_reward", "train_pairwise", "train_dpo"])
+@pytest.mark.parametrize("call", ["train_sft", "train_reward", "train_pairwise", "train_dpo", "train_dpo lora"])
 def test_two_processes_give_the_loss_curve_of_one(two, call):
     alone, answer = two.one[call], _answer(two, call)
     losses = [row["loss"] for row in answer["history"]]
@@ -131,7 +133,7 @@ def test_two_processes_use_each_row_once(two):
 
 
 def test_two_processes_keep_the_reference(two, tiny_folder):
-    facts = _answer(two, "train_dpo")["facts"]
+    facts = launch.answer(two.jobs["train_dpo"].parent).facts
     assert facts["step_zero"]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     known = models.weights_hash(tiny_folder)
     assert facts["reference"]["before"] == facts["reference"]["after"] == facts["reference"]["stored"] == known
@@ -141,6 +143,67 @@ def test_the_log_is_handed_on_and_kept(two):
     kept = (two.jobs["train_sft"].parent / "log.txt").read_text()
     assert "127.0.0.1:0" in kept.splitlines()[0]  # a free port, chosen by the launcher
     assert any(line.startswith("step 1/8: loss ") for line in two.lines) and all(line in kept for line in two.lines)
+
+
+# ---------------------------------------------------------------- FSDP2
+
+# accelerate divides models among GPUs only; the processes here are told that their CPUs are fit for it too. Everything
+# else is real: the values of the shipped file, the division of the weights, the gloo collectives.
+DIVIDED = """
+import os, sys
+import yaml
+import accelerate.state as state
+from accelerate.utils import DistributedType
+from rlhf_kit.runs import PROJECT
+
+config = yaml.safe_load((PROJECT / "data" / "accelerate" / "fsdp2.yaml").read_text())
+os.environ["ACCELERATE_USE_FSDP"] = "true"
+for name, value in config["fsdp_config"].items():
+    os.environ[name.upper()] = str(value).lower() if isinstance(value, bool) else str(value)
+plain = state.AcceleratorState.__init__
+
+def init(self, *args, fsdp_plugin=None, **named):
+    plain(self, *args, fsdp_plugin=fsdp_plugin, **named)
+    if fsdp_plugin is not None:
+        self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+        state.PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+state.AcceleratorState.__init__ = init
+from rlhf_kit import training_common, worker
+from torch.distributed.tensor import DTensor
+
+finish = training_common.close
+
+def close(trainer, *rest):
+    assert all(isinstance(p, DTensor) for p in trainer.model_wrapped.parameters())  # each process holds a part
+    finish(trainer, *rest)
+
+training_common.close = close
+worker.main(*sys.argv[1:])
+"""
+
+
+def test_divided_weights_give_the_loss_curve_and_the_files_of_one_process(two, machine, tmp_path, monkeypatch):
+    script, jobs = tmp_path / "divided.py", []
+    script.write_text(DIVIDED)
+    for kind in ("train_dpo", "train_reward", "train_dpo lora"):
+        given = {**read_json(two.jobs[kind])["arguments"], "out": tmp_path / kind, "machine": machine}
+        jobs.append(launch.write_job(tmp_path / f"{kind}.launch", kind.split()[0], given, two.pairs, 2))
+    plain = launch.command
+    monkeypatch.setattr(launch, "command", lambda *a, **k: [*plain(*a, **k)[:-3], str(script), *map(str, jobs)])
+    launch.run(jobs[0], 2, "ddp", machine)
+    for job in jobs:
+        kind, done = job.parent.name.removesuffix(".launch"), launch.answer(job.parent)
+        alone = two.one[kind]
+        assert done.facts["distributed"] == "FSDP"
+        assert [r["loss"] for r in done.history] == pytest.approx([r["loss"] for r in alone.history], abs=2e-5)
+        load = models.load_reward_model if kind == "train_reward" else models.load_policy
+        for mine, theirs in zip(load(done.path, machine)[0].parameters(), load(alone.path, machine)[0].parameters(), strict=True):
+            assert mine.shape == theirs.shape and float((mine - theirs).detach().abs().max()) < 1e-4
+        if kind != "train_reward":
+            assert done.facts["step_zero"]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+            assert done.facts["reference"]["stored"] == alone.facts["reference"]["stored"]
+    assert (tmp_path / "train_dpo lora" / "adapter" / "adapter_model.safetensors").is_file()
 
 
 # ---------------------------------------------------------------- failures
@@ -216,6 +279,29 @@ def test_a_worker_ends_when_the_one_that_started_it_is_gone(tmp_path):
     parent.kill()
     parent.wait()
     assert child.wait(timeout=30) == 1
+
+
+def test_an_interrupted_call_leaves_no_process(machine, tmp_path, monkeypatch):
+    """The stand-in for a launcher has a worker in a session of its own that does not listen to SIGTERM."""
+    import psutil
+
+    worker = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
+    code = f"import subprocess, sys; w = subprocess.Popen([sys.executable, '-c', {worker!r}], start_new_session=True); print(w.pid, flush=True); w.wait()"
+    monkeypatch.setattr(launch, "command", lambda *a, **k: [sys.executable, "-c", code])
+    seen = []
+
+    def tell(line):
+        seen.append(line)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        launch.run(tmp_path / "job.json", 2, "ddp", machine, tell)
+    pid = next(int(line) for line in seen if line.isdigit())
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def test_what_cannot_be_launched_is_said_in_a_sentence(machine, tmp_path, monkeypatch):
@@ -340,6 +426,25 @@ def test_more_processes_than_prompts(asked, tiny_folder, machine, tmp_path, monk
     how = dict(n=2, temperature=1.0, max_new_tokens=4, seed=1, machine=machine)
     rows = sharding.sample(tiny_folder, asked[:2], processes=3, folder=tmp_path, **how)
     assert [(row["prompt_id"], row["sample"]) for row in rows] == [("p0", 0), ("p0", 1), ("p1", 0), ("p1", 1)]
+
+
+def test_stages_train_in_as_many_processes_as_the_profile_says(tmp_path, monkeypatch):
+    from rlhf_kit import course, stages
+
+    calls = []
+
+    def train(call, *order, processes, strategy, tell, **named):
+        calls.append((call, processes, strategy, tell))
+        return getattr(training, call)(*order, **named)
+
+    monkeypatch.setattr(launch, "train", train)
+    small = {"sft.epochs": 0.1}
+    one = stages.sft(course.start("smoke", run="a", overrides=small, root=tmp_path, quiet=True))
+    asked = {**small, "launch.processes": 2, "launch.strategy": "ddp"}
+    two = stages.sft(course.start("smoke", run="a", overrides=asked, root=tmp_path, quiet=True))
+    assert calls == [("train_sft", 2, "ddp", None)] and one.key != two.key
+    assert one.manifest["facts"]["weights"] == two.manifest["facts"]["weights"]  # the same arguments
+    assert two.manifest["ledger"] == one.manifest["ledger"]
 
 
 def test_stages_sample_and_score_in_several_processes(tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from rlhf_kit.training_rows import dpo_encoder, encode_rows, pairwise_encoder, r
 
 LIMIT = 160
 LORA = {"r": 4, "alpha": 16}
+QLORA = {**LORA, "quantization": "nf4"}
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,11 @@ def test_half_precision_stays_and_its_merge_error_is_measured(tiny_folder, tiny_
     assert done.facts["adapter"]["merged_dtype"] == "bfloat16"
     assert 1e-5 < done.facts["adapter"]["merge_error_mean"] < 0.05
     assert models.load_policy(done.path, half)[0].dtype == torch.bfloat16
+    for lora in (LORA, None):
+        out = tmp_path / f"rm-{lora is None}"
+        reward = training.train_reward(tiny_folder, tiny_rows.pairs, out, settings, half, 0, LIMIT, lora=lora)
+        scorer = models.load_reward_model(reward.path, half)[0]
+        assert scorer.model.dtype == torch.bfloat16 and scorer.score.weight.dtype == torch.float32
 
 
 def test_a_merge_that_moves_the_model_is_refused(tiny_folder, tiny_rows, machine, settings, tmp_path, monkeypatch):
@@ -178,10 +184,36 @@ def test_the_reference_is_gone_before_the_optimizer_is_made(
     assert order == ["reference"] * 3 + ["optimizer", [True, False]]  # 24 pairs by 8; the policy lives, the reference not
 
 
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_the_ways_of_divided_models_lead_to_the_same_files(tiny_folder, tiny_rows, machine, settings, tmp_path, monkeypatch, lora):
+    """FSDP and DeepSpeed need GPUs. What the kit does around them is run here on a whole model."""
+    plain = {
+        "sft": training.train_sft(tiny_folder, tiny_rows.sft, tmp_path / "a", settings, machine, 0, LIMIT, lora=lora),
+        "rm": training.train_reward(tiny_folder, tiny_rows.pairs, tmp_path / "b", settings, machine, 0, LIMIT, lora=lora),
+        "dpo": training.train_dpo(
+            tiny_folder, tiny_folder, tiny_rows.pairs, tmp_path / "c", settings, machine, 0, LIMIT, lora=lora
+        ),
+    }
+    for module in (training, training_common, training_dpo, training_lora):
+        monkeypatch.setattr(module, "sharded", lambda: True)
+    divided = {
+        "sft": training.train_sft(tiny_folder, tiny_rows.sft, tmp_path / "d", settings, machine, 0, LIMIT, lora=lora),
+        "rm": training.train_reward(tiny_folder, tiny_rows.pairs, tmp_path / "e", settings, machine, 0, LIMIT, lora=lora),
+        "dpo": training.train_dpo(
+            tiny_folder, tiny_folder, tiny_rows.pairs, tmp_path / "f", settings, machine, 0, LIMIT, lora=lora
+        ),
+    }
+    for kind, done in divided.items():
+        assert done.facts["weights"] == plain[kind].facts["weights"]
+    first = divided["dpo"].facts["step_zero"]
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6) and first["rows"] == 8 and abs(first["margin"]) < 1e-4
+    with pytest.raises(KitError, match="4-bit weights are not divided here|needs bitsandbytes"):
+        training.train_sft(tiny_folder, tiny_rows.sft, tmp_path / "x", settings, machine, 0, LIMIT, lora=QLORA)
+
+
 # ---------------------------------------------------------------- QLoRA
 
 WITHOUT_BITSANDBYTES = importlib.util.find_spec("bitsandbytes") is None
-QLORA = {**LORA, "quantization": "nf4"}
 
 
 def test_qlora_without_bitsandbytes_is_refused(tiny_folder, tiny_rows, machine, settings, tmp_path, monkeypatch):
@@ -195,6 +227,24 @@ def test_qlora_without_bitsandbytes_is_refused(tiny_folder, tiny_rows, machine, 
         training.train_reward(tiny_folder, tiny_rows.pairs, tmp_path / "x", settings, machine, 0, LIMIT, lora=QLORA)
     with pytest.raises(KitError, match="a new model cannot be trained with model.lora.quantization"):
         training.train_sft({"hidden_size": 16}, tiny_rows.sft, tmp_path / "x", settings, machine, 0, LIMIT, lora=QLORA)
+
+
+def test_an_adapter_is_continued_on_the_weights_it_belongs_to_alone(tiny_folder, tmp_path):
+    start = training_lora.frozen_start
+    for base, way in ((models.weights_hash(tiny_folder), "continued"), ("somebody/else", "merged")):
+        folder = tmp_path / way / "adapter"
+        folder.mkdir(parents=True)
+        note = {"quantization": "nf4", "r": 4, "base": base}
+        (folder / "kit.json").write_text(json.dumps(note))
+        models_there = models.load_tokenizer(tiny_folder)
+        models.save_model(models.new_model({"hidden_size": 16, "layers": 1, "heads": 2}, tiny_folder, 1)[0], models_there, folder.parent)
+        assert start(folder.parent, tiny_folder, QLORA)[2] == way
+        assert start(folder.parent, tiny_folder, LORA) == (str(folder.parent), None, "merged")  # plain LoRA never continues
+    assert start(tmp_path / "merged", "somebody/else", QLORA)[0] == "somebody/else"  # a hub id stands for itself
+    assert start(tmp_path / "continued", "somebody/else", QLORA)[2] == "merged"
+    assert start(tiny_folder, tiny_folder, LORA) == (str(tiny_folder), None, "reference")
+    with pytest.raises(KitError, match="has an adapter of rank 4"):
+        start(tmp_path / "continued", tiny_folder, {**QLORA, "r": 8})
 
 
 @pytest.mark.skipif(WITHOUT_BITSANDBYTES, reason="needs bitsandbytes (requirements-gpu.txt)")

