@@ -90,7 +90,7 @@ def test_sources_of_changed_and_inherited_values(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("extends: paper\ndpo:\n  beta: 0.3  # ours: a try\n  epochs: 1\n")
     mine = {v.field: v.source for v in provenance.values(path)}
-    assert mine["dpo.beta"] == "ours: a try" and mine["dpo.epochs"] == "mine.yaml, without a source"
+    assert mine["dpo.beta"] == "ours: a try" and mine["dpo.epochs"] == "no source is named in mine.yaml"
     assert mine["dpo.learning_rate"] == "paper section 3.3" and mine["launch.card"].startswith("ours")
     assert {v.field: v.source for v in provenance.values("smoke")}["launch.processes"] == "the kit's default"
 
