@@ -7,7 +7,7 @@ known is said and not guessed. `plan` gives plain data, `rlhf_kit.plan_text` pri
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +230,7 @@ def _sample(
     prompt: float,
     answer: float,
 ) -> dict:
-    launch, formats = profile.launch, _formats(profile, on)
+    formats, split = _formats(profile, on), profile.sampling.vllm.tensor_parallel
     backend = "transformers" if profile.sampling.backend == "transformers" or not profile.requires_gpu else "vllm"
     step = {
         "name": name, "kind": "sampling", "models": [model] if isinstance(model, str) else [],
@@ -239,18 +239,23 @@ def _sample(
     }  # fmt: skip
     if shape is None:
         return step
+    engines = profile.launch.processes
+    if on and backend == "vllm":  # an engine over several cards works as one that is as much larger
+        share, engines = profile.sampling.vllm.gpu_memory, max(1, engines // split)
+        on = replace(on, memory=on.memory * split, tflops=on.tflops * split, bandwidth=on.bandwidth * split)
     longest = profile.model.max_length if backend == "vllm" else prompt + profile.sampling.max_new_tokens
     if on and backend == "vllm":
-        step["fits_at_once"] = memory.room(shape, formats, on.memory, int(longest))
-        at_once = memory.room(shape, formats, on.memory, int(prompt + answer))
+        step["fits_at_once"] = memory.room(shape, formats, on.memory, int(longest), share)
+        at_once = memory.room(shape, formats, on.memory, int(prompt + answer), share)
     else:
         at_once = min(profile.sampling.batch_size, prompts * n)
     step["at_once"] = at_once
     step["kv_token"] = memory.kv_token(shape, formats)
-    step["memory"] = memory.sampling(shape, formats, at_once, int(prompt + answer))
+    parts = memory.sampling(shape, formats, at_once, int(prompt + answer))
+    step["memory"] = {k: v if k == "context" or backend != "vllm" else v // split for k, v in parts.items()}
     if on and at_once:
         step["hours"] = flops.sampling_hours(
-            shape, formats, on, launch.processes, prompts=prompts, n=n, prompt_tokens=prompt,
+            shape, formats, on, engines, prompts=prompts, n=n, prompt_tokens=prompt,
             response_tokens=answer, at_once=at_once, backend=backend,
         )  # fmt: skip
     return step

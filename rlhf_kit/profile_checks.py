@@ -87,7 +87,7 @@ def _launch(profile: Profile, where: str) -> None:
             f"set sampling.backend to auto to use the servers"
         )
     if sampling.server is not None and not sampling.server:
-        raise KitError(f"{where}: sampling.server is an empty list; give addresses, or null")
+        raise KitError(f"{where}: sampling.server is empty; give addresses, or null")
     for name in ("sft", "reward", "pairwise", "dpo"):
         section = getattr(profile, name)
         micro = section.micro_batch_size or 1

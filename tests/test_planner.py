@@ -97,6 +97,14 @@ def test_what_does_not_fit_is_one_sentence_and_its_advice_helps():
     assert any(p.startswith("dpo-1") and p.endswith("set model.lora.quantization to nf4") for p in told)
 
 
+def test_an_engine_over_two_cards_has_twice_the_room():
+    one, two = (
+        steps(planner.plan("gpu", {"sampling.vllm.tensor_parallel": n, "launch.card": "l4"}))["sample-1"] for n in (1, 2)
+    )
+    assert one["fits_at_once"] < two["fits_at_once"] and two["hours"][1] < one["hours"][1]
+    assert two["memory"]["weights"] * 2 == one["memory"]["weights"]
+
+
 def test_training_all_weights_without_a_strategy_that_keeps_masters_takes_float32_weights():
     ddp = planner.plan("paper", {"launch.strategy": "ddp"})
     assert steps(ddp)["dpo-1"]["memory"]["weights"] == 4 * 8_030_261_248

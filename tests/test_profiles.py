@@ -153,7 +153,7 @@ def test_overrides_are_dotted_keys():
         ({"sampling.temperature": 0}, r"sampling.temperature is 0, so all 8 responses .* make no pair"),
         ({"dpo.label_smoothing": 0.1, "dpo.loss": "hinge"}, r"dpo.label_smoothing 0.1 does nothing under dpo.loss hinge"),
         ({"reward.max_length": 200}, r"reward.max_length \(200\) is larger than model.max_length \(192\)"),
-        ({"sampling.server": []}, r"sampling.server is an empty list"),
+        ({"sampling.server": []}, r"sampling.server is empty"),
         ({"dpo.packing": True}, r"dpo.packing cannot be true"),
         ({"dpo.truncation": "left"}, r"dpo.truncation is 'left': input should be 'drop', 'keep_end' or"),
         (
