@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from rlhf_kit.architectures import Shape
 
 GIB = 2**30
-NF4 = 4.5 / 8  # bytes a weight: 4 bits and a float32 scale for every 64 weights
+# Bytes a weight: 4 bits, a scale of 8 bits for every 64 weights, and a float32 for every 256 scales.
+NF4 = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 TILE = (4096, 32768)  # tokens x vocabulary rows of a tile of TRL's language-model head
 BUCKET = 500_000_000 * 2  # DeepSpeed's default reduce bucket, in bf16
 CONTEXT = GIB  # CUDA context, libraries and the allocator's slack; ours, a guess
@@ -198,28 +199,27 @@ def training(
     strategy: str = "none",
     processes: int = 1,
     reference: bool = False,
-    packed: bool = False,
 ) -> dict[str, int]:
     """Bytes on one GPU at the peak of training, by part; their sum is the estimate.
 
     The gradients of earlier micro batches stand beside the activations of the last; an update of a single micro batch
     needs less.
-    sequences: in one micro batch (a pair has two). reference: a frozen second model (DPO). One process computes its
-    log-probabilities first and then puts it away, so the larger of the two phases counts; several keep it: whole, or
-    divided under zero3 and fsdp2.
+    sequences: in one micro batch (a pair has two). reference: a frozen second model (DPO). Its log-probabilities are
+    computed before the first step, while the policy waits on the CPU (a 4-bit one cannot), and it is freed; so the
+    larger of the two phases counts. It is whole on each GPU, but divided under zero3 and fsdp2.
     """
     tokens = sequences * length
     parts = states(shape, formats, adapter, strategy, processes)
-    parts |= activations(shape, formats, tokens, length, checkpointing, adapter, padded=not packed)
-    second = weights(shape, formats) if reference else 0
-    if processes == 1:
-        held = {k: v for k, v in parts.items() if k in ("weights", "adapter")}
-        a_token, _ = layer_activations(shape, formats, length)
-        before = {**held, "reference": second, "temporary": a_token * tokens, "head": parts["head"]}
-        if reference and sum(before.values()) > sum(parts.values()):
+    parts |= activations(shape, formats, tokens, length, checkpointing, adapter)
+    if reference:
+        nf4 = adapter is not None and adapter.nf4
+        second = weights(shape, formats, adapter if nf4 else None)
+        before = {"weights": second if nf4 else 0}
+        before |= {"reference": second // (processes if strategy in ("zero3", "fsdp2") else 1)}
+        before |= {k: v for k, v in scoring(shape, formats, sequences, length).items() if k == "temporary"}
+        before |= {"head": TILE[1] * min(tokens, TILE[0]) * formats.product}
+        if sum(before.values()) > sum(parts.values()):
             parts = before
-    elif reference:
-        parts["reference"] = second // (processes if strategy in ("zero3", "fsdp2") else 1)
     return {**{k: v for k, v in parts.items() if v}, "context": CONTEXT}
 
 

@@ -93,7 +93,7 @@ def _steps(steps: list[dict]) -> list[str]:
         if memory:
             text = ", ".join(f"{part.replace('_', ' ')} {_size(size)}" for part, size in memory.items())
             if step["kind"] == "training" and "optimizer" not in memory:
-                text += " (while the reference's log-probabilities are computed; training itself takes less)"
+                text += " (while the reference's log-probabilities are computed; the training itself takes less)"
             if step.get("full_logits"):
                 text += f"; full float32 logits, which TRL avoids, would be {_size(step['full_logits'])} more"
             if step["kind"] == "sampling":
@@ -132,6 +132,7 @@ def text(plan: dict[str, Any]) -> str:
     else:
         lines += ["time: not estimated for a CPU; the README has measured minutes", ""]
     lines += ["disk", *_disk(plan["disk"]), ""]
+    lines += [f"memory of the machine itself: {_size(plan['host_memory'])} while every process opens its models", ""]
     if plan["licences"]:
         lines += ["licences to accept on the hub first"]
         lines += [f"  {name}: {what}" for name, what in plan["licences"].items()] + [""]

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer
 
+from rlhf_kit import profile_checks
 from rlhf_kit.errors import KitError
 from rlhf_kit.machine import Machine, resolve
 from rlhf_kit.runs import PROJECT, project_path
@@ -122,14 +123,24 @@ class Reward(Training):
     center_coefficient: float = Field(0.0, ge=0)
 
 
+class Vllm(_Section):
+    """Engines of the vllm backend: how much of each GPU one takes, over how many GPUs one model is split, how many."""
+
+    gpu_memory: float = Field(0.9, gt=0, le=1)
+    tensor_parallel: int = Field(1, gt=0)
+    engines: int | None = Field(None, gt=0)  # null: as many as the GPUs hold, one on a CPU
+    eager: bool = False  # no CUDA graphs: a faster start, slower sampling
+
+
 class Sampling(_Section):
     n: int = Field(8, ge=2)  # one answer alone makes no pair
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     max_new_tokens: int = Field(80, gt=0)
     batch_size: int = Field(256, gt=0)
-    backend: Literal["auto", "transformers", "vllm"] = "auto"
-    server: list[str] | None = _later(None)  # addresses of OpenAI-compatible servers, http://host:8000/v1
+    backend: Literal["auto", "transformers", "vllm", "server"] = "auto"
+    server: str | tuple[str, ...] | None = _later(None)  # one URL or several; with backend: server, RLHF_KIT_SERVER does too
+    vllm: Vllm = _later(Vllm())
 
 
 class Labeling(_Section):
@@ -138,9 +149,6 @@ class Labeling(_Section):
     length_unit: Literal["chars", "words", "tokens"] = "chars"
     min_margin: float = Field(0.0, ge=0)
     max_pairs: int | None = Field(None, gt=0)  # keep the first so many pairs; null keeps all
-
-
-SMOOTHED = ("sigmoid", "robust", "exo_pair", "aot", "aot_unpaired")  # losses that know label smoothing
 
 
 class Dpo(Training):
@@ -277,7 +285,7 @@ def load_profile(name_or_path: str | Path = DEFAULT, overrides: dict[str, Any] |
         inherited = _read(FOLDER / f"{base}.yaml")
         inherited.pop("name", None)  # another name: the base's bands were not recorded for these values
         values = _merge(inherited, values)
-    _check_adapter(values, overrides or {}, where)
+    profile_checks.adapter_given(values, overrides or {}, where)
     for dotted, value in (overrides or {}).items():
         _set(values, dotted, value)
     if overrides:
@@ -287,102 +295,8 @@ def load_profile(name_or_path: str | Path = DEFAULT, overrides: dict[str, Any] |
         profile = Profile.model_validate(values)
     except ValidationError as error:
         raise KitError(_sentence(error.errors()[0], where)) from None
-    _check(profile, where)
+    profile_checks.together(profile, where)
     return profile
-
-
-def _check_adapter(values: dict, overrides: dict[str, Any], where: str) -> None:
-    """KitError for an adapter's detail where all weights are trained: it would turn LoRA on unasked."""
-    details = [key for key in overrides if key.startswith("model.lora.")]
-    full = not (values.get("model") or {}).get("lora")
-    if details and full and not {"model.lora", "model.lora.r"} & set(overrides):
-        raise KitError(
-            f"{where}: {details[0]} needs an adapter, and model.lora is null (all weights are trained); "
-            f"set model.lora.r and model.lora.alpha as well"
-        )
-
-
-def _check(profile: Profile, where: str) -> None:
-    """What no single field can tell."""
-    _check_launch(profile, where)
-    if profile.sampling.temperature == 0:
-        raise KitError(
-            f"{where}: sampling.temperature is 0, so all {profile.sampling.n} responses to a prompt (sampling.n) "
-            f"would be the same and make no pair"
-        )
-    if profile.dpo.label_smoothing and profile.dpo.loss not in SMOOTHED:
-        raise KitError(
-            f"{where}: dpo.label_smoothing {profile.dpo.label_smoothing} does nothing under dpo.loss "
-            f"{profile.dpo.loss}; it is known to {', '.join(SMOOTHED)}"
-        )
-    if profile.data.kind == "file":
-        missing = [
-            k
-            for k, v in (("model.path", profile.model.path), ("data.preferences", profile.data.preferences))
-            if not v
-        ]
-        if missing:
-            sets = " ".join(f"--set {k}=..." for k in missing)
-            raise KitError(
-                f"{where}: {' and '.join(missing)} must be given: your model and your preference file "
-                f"({sets}, or a YAML file of yours with `extends: byo`)"
-            )
-    if not profile.model.path and not profile.model.init:
-        raise KitError(
-            f"{where}: model.path and model.init are both empty; give a checkpoint or a new model's sizes"
-        )
-    if profile.model.path and profile.model.init:
-        raise KitError(f"{where}: model.path and model.init exclude each other; set one of them to null")
-    if profile.model.init and profile.model.init.hidden_size % profile.model.init.heads:
-        raise KitError(f"{where}: model.init.hidden_size must be a multiple of model.init.heads")
-    if profile.sampling.max_new_tokens >= profile.model.max_length:
-        raise KitError(
-            f"{where}: sampling.max_new_tokens ({profile.sampling.max_new_tokens}) must be smaller than "
-            f"model.max_length ({profile.model.max_length})"
-        )
-
-
-def _check_launch(profile: Profile, where: str) -> None:
-    """Processes, shares of the model, batches and engines that do not go together."""
-    launch, lora, sampling = profile.launch, profile.model.lora, profile.sampling
-    if launch.processes == 1 and launch.strategy != "none":
-        raise KitError(
-            f"{where}: launch.strategy {launch.strategy} divides work over processes, and launch.processes is 1; "
-            f"set launch.strategy to none, or launch.processes to the number of GPUs"
-        )
-    if launch.processes > 1 and launch.strategy == "none":
-        raise KitError(
-            f"{where}: launch.processes is {launch.processes} and launch.strategy is none; "
-            f"say ddp, fsdp2, zero2 or zero3"
-        )
-    if lora and lora.quantization != "none" and launch.strategy in ("fsdp2", "zero3"):
-        raise KitError(
-            f"{where}: model.lora.quantization {lora.quantization} and launch.strategy {launch.strategy}: 4-bit "
-            f"weights are not divided over processes here; take ddp or zero2"
-        )
-    if sampling.server and sampling.backend != "auto":
-        raise KitError(
-            f"{where}: sampling.server and sampling.backend {sampling.backend} exclude each other; "
-            f"set sampling.backend to auto to use the servers"
-        )
-    if sampling.server is not None and not sampling.server:
-        raise KitError(f"{where}: sampling.server is an empty list; give addresses, or null")
-    for name in ("sft", "reward", "pairwise", "dpo"):
-        section = getattr(profile, name)
-        micro = section.micro_batch_size or 1
-        if section.batch_size % (micro * launch.processes):
-            micros = f"{name}.micro_batch_size {micro} x " if section.micro_batch_size else ""
-            raise KitError(
-                f"{where}: {name}.batch_size {section.batch_size} is not a multiple of {micros}"
-                f"launch.processes {launch.processes}"
-            )
-        if section.packing and name in ("reward", "dpo"):
-            raise KitError(f"{where}: {name}.packing cannot be true: a pair's two sides must stay apart")
-        if (section.max_length or 0) > profile.model.max_length:
-            raise KitError(
-                f"{where}: {name}.max_length ({section.max_length}) is larger than model.max_length "
-                f"({profile.model.max_length})"
-            )
 
 
 def sources(profile: Profile) -> list[str]:

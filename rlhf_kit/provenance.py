@@ -89,7 +89,7 @@ def values(name_or_path: str | Path, overrides: dict[str, Any] | None = None) ->
     profile = profiles.load_profile(name_or_path, overrides)
     said: dict[str, str] = {}
     for path in _files(name_or_path):
-        shown = f"{path.name}, without a source"
+        shown = f"no source is named in {path.name}"
         said |= {field: text or shown for field, text in comments(path).items()}
     for dotted in overrides or {}:
         said = {f: s for f, s in said.items() if not f.startswith(f"{dotted}.")} | {dotted: "given with --set"}

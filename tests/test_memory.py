@@ -137,7 +137,7 @@ def test_lora_over_bf16_trains_float32_adapters_only():
     assert planned["adapter"] == sum(p.numel() * 4 for p in trained) == planned["gradients"]
     assert planned["optimizer"] == 2 * planned["adapter"]
     quantised = memory.weights(shape, Formats(2), Adapter(8, nf4=True))
-    assert quantised == int(0.5625 * shape.block_parameters) + 2 * (shape.parameters - shape.block_parameters)
+    assert quantised == int((0.5 + 1 / 64 + 1 / 4096) * shape.block_parameters) + 2 * (shape.parameters - shape.block_parameters)
 
 
 def test_shares_of_the_states_follow_the_closed_forms():
@@ -153,16 +153,21 @@ def test_shares_of_the_states_follow_the_closed_forms():
     assert standing("zero3") == (2 * p // 8, 6 * p // 8, 12 * p // 8)
     assert standing("fsdp2") == (4 * p // 8, 4 * p // 8, 8 * p // 8)
     assert standing("ddp") == (2 * p, 2 * p, 4 * p)
-    one = memory.training(shape, Formats(2), sequences=2, length=2048, checkpointing=True, reference=True)
-    many = memory.training(
-        shape, Formats(2), sequences=2, length=2048, checkpointing=True, reference=True, strategy="zero2", processes=8
-    )
-    assert many["reference"] == 2 * p  # whole on each GPU
-    assert "reference" not in one  # put away before training, which takes more than that phase
-    lora = memory.training(
-        shape, Formats(2), sequences=2, length=2048, checkpointing=True, reference=True, adapter=Adapter(16)
-    )
-    assert lora["reference"] == 2 * p and "optimizer" not in lora  # here that phase is the larger one
+
+
+def test_a_reference_is_never_beside_the_policy_but_in_4_bits():
+    """Its log-probabilities come first; with adapters that phase can be the larger one."""
+    shape, sizes = shape_of("meta-llama/Meta-Llama-3-8B"), {"sequences": 4, "length": 2048, "checkpointing": True}
+    p = shape.parameters
+    full = memory.training(shape, Formats(2), **sizes, reference=True, strategy="zero2", processes=8)
+    assert full == memory.training(shape, Formats(2), **sizes, strategy="zero2", processes=8)
+    short = {**sizes, "sequences": 1, "length": 64, "checkpointing": False}
+    small = memory.training(shape, Formats(2), **short, reference=True, strategy="zero3", processes=64)
+    assert "reference" not in small
+    nf4 = memory.training(shape, Formats(2), **short, reference=True, adapter=Adapter(1, nf4=True))
+    assert nf4["reference"] == nf4["weights"] == memory.weights(shape, Formats(2), Adapter(1, nf4=True)) < 6 * GIB
+    lora = memory.training(shape, Formats(2), **sizes, reference=True, adapter=Adapter(16))
+    assert "reference" not in lora and lora["weights"] == 2 * p and lora["optimizer"] == 8 * 41_943_040
 
 
 # ---------------------------------------------------------------- activations

@@ -90,7 +90,7 @@ def test_sources_of_changed_and_inherited_values(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("extends: paper\ndpo:\n  beta: 0.3  # ours: a try\n  epochs: 1\n")
     mine = {v.field: v.source for v in provenance.values(path)}
-    assert mine["dpo.beta"] == "ours: a try" and mine["dpo.epochs"] == "mine.yaml, without a source"
+    assert mine["dpo.beta"] == "ours: a try" and mine["dpo.epochs"] == "no source is named in mine.yaml"
     assert mine["dpo.learning_rate"] == "paper section 3.3" and mine["launch.card"].startswith("ours")
     assert {v.field: v.source for v in provenance.values("smoke")}["launch.processes"] == "the kit's default"
 
@@ -153,7 +153,7 @@ def test_overrides_are_dotted_keys():
         ({"sampling.temperature": 0}, r"sampling.temperature is 0, so all 8 responses .* make no pair"),
         ({"dpo.label_smoothing": 0.1, "dpo.loss": "hinge"}, r"dpo.label_smoothing 0.1 does nothing under dpo.loss hinge"),
         ({"reward.max_length": 200}, r"reward.max_length \(200\) is larger than model.max_length \(192\)"),
-        ({"sampling.server": []}, r"sampling.server is an empty list"),
+        ({"sampling.server": []}, r"sampling.server is empty"),
         ({"dpo.packing": True}, r"dpo.packing cannot be true"),
         ({"dpo.truncation": "left"}, r"dpo.truncation is 'left': input should be 'drop', 'keep_end' or"),
         (
