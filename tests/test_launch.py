@@ -456,7 +456,7 @@ def test_stages_sample_and_score_in_several_processes(tmp_path, monkeypatch):
     small = {"data.prompts_per_iteration": 4, "data.eval_prompts": 4, "sft.epochs": 0.1, "sampling.n": 2}
     plain = course.start("smoke", run="plain", overrides=small, root=tmp_path, quiet=True)
     policy = stages.sft(plain)
-    both = course.start("smoke", run="plain", overrides={**small, "launch.processes": 2}, root=tmp_path, quiet=True)
+    both = course.start("smoke", run="plain", overrides={**small, "launch.processes": 2, "launch.strategy": "ddp"}, root=tmp_path, quiet=True)
     drawn = stages.responses(both, policy, "eval", temperature=1.0)
     assert calls == [(2, "none")] and len(drawn.rows()) == 8 and not (drawn.path / "shards").exists()
     assert stages.responses(plain, policy, "eval", temperature=1.0).key == drawn.key
