@@ -106,6 +106,16 @@ def load_tokenizer(path: str | Path):
         return chat.prepare_tokenizer(AutoTokenizer.from_pretrained(where, trust_remote_code=False))
 
 
+def tokenizer_and_positions(path: str | Path):
+    """(prepared tokenizer, most positions or None) of a policy, without its weights; KitErrors of `load_policy`."""
+    config = _config(resolve_model(path))
+    if _is_classifier(config):
+        raise KitError(
+            f"the model {path} is a reward model (a scalar head); a policy must be a causal language model"
+        )
+    return load_tokenizer(path), getattr(config, "max_position_embeddings", None)
+
+
 def _is_classifier(config) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
 

@@ -99,13 +99,24 @@ class Reward(Training):
     center_coefficient: float = Field(0.0, ge=0)
 
 
+class Vllm(_Section):
+    """Engines of the vllm backend: how much of each GPU one takes, over how many GPUs one model is split, how many."""
+
+    gpu_memory: float = Field(0.9, gt=0, le=1)
+    tensor_parallel: int = Field(1, gt=0)
+    engines: int | None = Field(None, gt=0)  # null: as many as the GPUs hold, one on a CPU
+    eager: bool = False  # no CUDA graphs: a faster start, slower sampling
+
+
 class Sampling(_Section):
     n: int = Field(8, ge=2)  # one answer alone makes no pair
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     max_new_tokens: int = Field(80, gt=0)
     batch_size: int = Field(256, gt=0)
-    backend: Literal["auto", "transformers", "vllm"] = "auto"
+    backend: Literal["auto", "transformers", "vllm", "server"] = "auto"
+    server: str | tuple[str, ...] | None = None  # one URL or several; with backend: server, RLHF_KIT_SERVER does too
+    vllm: Vllm = Vllm()
 
 
 class Labeling(_Section):
