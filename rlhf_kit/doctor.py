@@ -82,8 +82,8 @@ def missing_for(profile: profiles.Profile) -> list[str]:
         missing.append(
             f"a GPU with {profile.gpu_memory_gb:.0f} GB (the largest has {max(g[1] for g in gpus):.0f})"
         )
-    if profile.sampling.backend == "vllm":
-        missing.append("sampling with vLLM, which the kit does not have yet (sampling.backend: auto)")
+    if profile.sampling.backend == "vllm" and not find_spec("vllm"):
+        missing.append("vLLM, which sampling.backend asks for")
     if profile.name == "paper" and len(gpus) < 8:
         missing.append(f"8 GPUs (there are {len(gpus)})")
     for name in filter(None, (profile.model.path, profile.model.tokenizer)):
@@ -117,7 +117,7 @@ def doctor(profile_name: str | None = None) -> tuple[int, str]:
             )
     lines.append(f"  bf16 on the CPU: {cpu_bf16()[1]}")
     vllm = "installed" if find_spec("vllm") else "not installed"
-    lines.append(f"  vLLM: {vllm} (the kit does not sample with it yet)")
+    lines.append(f"  vLLM: {vllm}")
     problems = wrong_versions()
     lines.append("packages" if problems else "packages: as pinned")
     lines += [f"  {p}" for p in problems]

@@ -14,8 +14,14 @@ from rlhf_kit.stages_data import pick, prompt_table
 from rlhf_kit.stages_policy import pairwise_model, reward_model
 
 # Modules whose source decides what sampling and scoring make: part of the content keys.
-SAMPLING = ("sampling", "decoding", "batching", "chat", "models")
+SAMPLING = ("sampling", "shards", "decoding", "likelihood", "batching", "chat", "models")
+BACKENDS = {"vllm": ("sampling_vllm", "vllm_worker"), "server": ("sampling_server",)}
 SCORING = ("rewards", "batching", "chat", "models")
+
+
+def sampling_code(course: Course) -> tuple[str, ...]:
+    """Modules that decide what this course's sampling makes."""
+    return (*SAMPLING, *BACKENDS.get(course.machine.backend, ()))
 
 
 def responses(
@@ -79,9 +85,10 @@ def responses(
         "max_new_tokens": settings.max_new_tokens,
         "seed": course.sampling_seed(),
         "iteration": iteration,
+        "backend": course.machine.backend,
     }
     inputs = {"policy": policy, "prompts": table}
-    return course.stage(f"responses-{split}", build, inputs=inputs, params=params, code=SAMPLING)
+    return course.stage(f"responses-{split}", build, inputs=inputs, params=params, code=sampling_code(course))
 
 
 def with_prompts(responses_stage: Stage) -> list[dict]:

@@ -29,6 +29,8 @@ def main() -> None:
         answer({"ready": vllm.__version__})
         for line in sys.stdin:
             answer({"drawn": draw(engine, vllm.SamplingParams, json.loads(line))})
+        engine.llm_engine.engine_core.shutdown()  # ends the processes of tensor parallelism, if any
+        os._exit(0)  # threads of its libraries would hold up an ordinary exit
     except Exception as error:  # the parent makes it a sentence; the trace is in the log
         lines = str(error).strip().splitlines()
         answer({"error": f"{type(error).__name__}: {lines[0] if lines else ''}"})

@@ -152,6 +152,23 @@ def test_a_gpu_profile_without_a_gpu_is_refused(monkeypatch):
         profiles.resolve(profiles.load_profile("gpu"))
 
 
-def test_vllm_is_refused_before_anything_starts():
-    with pytest.raises(KitError, match="cannot sample with vLLM yet; say auto"):
-        profiles.resolve(profiles.load_profile("laptop", {"sampling.backend": "vllm"}))
+def test_the_sampling_backend_follows_from_profile_and_machine(monkeypatch):
+    import torch
+
+    from rlhf_kit import machine as machines
+
+    laptop = profiles.load_profile("laptop", {"sampling.backend": "vllm"})
+    gpu = profiles.load_profile("gpu")
+    monkeypatch.setattr(machines, "find_spec", lambda name: None)
+    with pytest.raises(KitError, match="vLLM is not installed here; install it with .*requirements-gpu.txt"):
+        profiles.resolve(laptop)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    found = profiles.resolve(gpu)
+    assert found.backend == "transformers" and "vLLM is not installed" in found.reasons["backend"]
+    monkeypatch.setattr(machines, "find_spec", lambda name: "found")
+    assert profiles.resolve(gpu).backend == profiles.resolve(laptop).backend == "vllm"
+    assert profiles.resolve(profiles.load_profile("laptop")).backend == "transformers"
+    wide = profiles.load_profile("gpu", {"sampling.vllm.tensor_parallel": 2})
+    assert profiles.resolve(wide).vllm.tensor_parallel == 2
