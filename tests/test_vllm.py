@@ -114,7 +114,14 @@ def server_process(policy):
 @pytest.fixture(scope="module")
 def engine(policy, server_process):
     with sampling.opened(policy, cpu("vllm"), LIMIT) as opened:
+        one = opened.engines[0]
+        process, log = psutil.Process(one.process.pid), one.log.name
+        assert process.memory_info().rss > 2**29 and os.path.exists(log)
         yield opened
+        children = process.children(recursive=True)
+    # Closed: its memory is given back and its log is removed.
+    assert one.process.returncode == 0 and not os.path.exists(log)
+    assert not process.is_running() and not any(child.is_running() for child in children)
 
 
 @pytest.fixture(scope="module")
@@ -289,16 +296,6 @@ class Counted:
     def __call__(self, batch):
         self.calls += 1
         return self.inner(batch)
-
-
-def test_closing_an_engine_ends_its_process_and_removes_its_log(policy, server):
-    """`server` is asked for so that this start does not compete with the server's."""
-    with sampling.opened(policy, cpu("vllm"), LIMIT) as opened:
-        process, log = psutil.Process(opened.engines[0].process.pid), opened.engines[0].log.name
-        children = process.children(recursive=True)
-        assert process.memory_info().rss > 2**29 and os.path.exists(log)
-    assert not process.is_running() and not any(child.is_running() for child in children)
-    assert opened.engines[0].process.returncode == 0 and not os.path.exists(log)
 
 
 def test_an_engine_is_silent_and_leaves_this_process_alone(engine, capfd):
