@@ -25,6 +25,8 @@ INSTALL = (
     "install it with `.venv/bin/pip install -r requirements-gpu.txt` beside an NVIDIA GPU, or with "
     "`python3 scripts/setup_env.py --vllm` on a Linux x86_64 machine without one"
 )
+# Dimensions of an attention head that vLLM's CPU kernels have; it looks only when it draws, and then dies.
+CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
 
 def installed() -> bool:
@@ -133,7 +135,7 @@ def open_engines(policy_path, machine, max_length: int) -> Engines:
         )
     if not installed():
         raise KitError(f"the sampling backend is vllm, and vLLM is not installed; {INSTALL}")
-    from rlhf_kit.models import load_tokenizer, resolve_model
+    from rlhf_kit.models import head_dimension, load_tokenizer, resolve_model
 
     where, tokenizer = resolve_model(policy_path), load_tokenizer(policy_path)
     options, on_gpu = machine.vllm, machine.device == "cuda"
@@ -154,6 +156,11 @@ def open_engines(policy_path, machine, max_length: int) -> Engines:
             "enforce_eager": getattr(options, "eager", False),
         }
     else:
+        if (head := head_dimension(where)) not in (None, *CPU_HEADS):
+            raise KitError(
+                f"the attention heads of {policy_path} have {head} dimensions, and vLLM's CPU build takes only "
+                f"{', '.join(map(str, CPU_HEADS))}; set sampling.backend to transformers"
+            )
         # A prompt cut in two would draw once too often, and a CPU generator cannot be set back.
         settings |= {
             "enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, max_length),

@@ -55,6 +55,7 @@ def stand_in(tmp_path, monkeypatch, machine):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
     monkeypatch.setattr(sampling_vllm, "installed", lambda: True)
+    monkeypatch.setattr(sampling_vllm, "CPU_HEADS", (8,))
     monkeypatch.setattr(sampling, "BATCHES_PER_SHARD", 1)
     monkeypatch.setattr(sampling_vllm.tempfile, "tempdir", str(tmp_path))
     options = profiles.load_profile("laptop", {"sampling.vllm.engines": 2}).sampling.vllm
@@ -96,10 +97,13 @@ def test_nothing_is_started_when_every_shard_is_kept(stand_in, tiny_folder, monk
     assert sampling.sample(tiny_folder, PROMPTS, machine=machine, folder=tmp_path / "shards", **SETTINGS) == rows
 
 
-def test_without_vllm_or_with_a_loaded_model_it_is_refused(stand_in, tiny_folder, monkeypatch):
+def test_without_vllm_or_with_a_model_that_it_cannot_take_it_is_refused(stand_in, tiny_folder, monkeypatch):
     machine, _ = stand_in
     with pytest.raises(KitError, match="give the folder, not a loaded model"):
         sampling.sample(("model", "tokenizer"), PROMPTS, machine=machine, **SETTINGS)
+    monkeypatch.setattr(sampling_vllm, "CPU_HEADS", (32, 64))
+    with pytest.raises(KitError, match="have 8 dimensions, and vLLM's CPU build takes only 32, 64; set sampling.backend"):
+        sampling.sample(tiny_folder, PROMPTS, machine=machine, **SETTINGS)
     monkeypatch.setattr(sampling_vllm, "installed", lambda: False)
     with pytest.raises(KitError, match="vLLM is not installed; install it with"):
         sampling.sample(tiny_folder, PROMPTS, machine=machine, **SETTINGS)
