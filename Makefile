@@ -20,7 +20,8 @@ env:  ## make .venv with the pinned dependencies (other targets do it for you)
 tutorial: env  ## run the whole course headlessly: notebooks, claims and a browsable site under runs/
 	@$(PY) -m rlhf_kit run --profile $(PROFILE) --seed $(SEED) $(ARGS)
 
-test: env  ## unit tests, and every notebook at the smoke profile
+test:  ## unit tests, and every notebook at the smoke profile
+	@$(PYTHON) scripts/setup_env.py --vllm
 	@$(PY) -m pytest tests $(ARGS)
 
 lint: env  ## ruff

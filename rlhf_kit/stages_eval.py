@@ -10,7 +10,7 @@ import numpy as np
 from rlhf_kit.course import Course, model_folder
 from rlhf_kit.errors import KitError
 from rlhf_kit.runs import Ledger, Stage, derive_seed, write_json, write_rows
-from rlhf_kit.stages_answers import SAMPLING, scorer_of
+from rlhf_kit.stages_answers import sampling_code, scorer_of
 from rlhf_kit.stages_data import pick, prompt_table
 from rlhf_kit.stages_policy import reward_model, sft
 
@@ -70,22 +70,27 @@ def _answers(
 
         asked = pick(table, split)
         prompt_of = {row["prompt_id"]: row for row in asked}
-        opened = models.load_policy(model_folder(policy), course.machine)
+        # All samples first: an engine wants the memory that the models of the KL take afterwards.
+        drawn = []
+        with sampling.opened(model_folder(policy), course.machine, course.profile.model.max_length) as answering:
+            for temperature in temperatures:
+                made = sampling.sample(
+                    answering,
+                    asked,
+                    n=course.profile.evaluation.samples if temperature else 1,
+                    temperature=temperature,
+                    max_new_tokens=settings.max_new_tokens,
+                    seed=derive_seed(course.seed, "evaluation"),
+                    iteration=0,
+                    machine=course.machine,
+                    batch_size=settings.batch_size,
+                    name=policy.name,
+                )
+                drawn.append((temperature, made))
+        opened = answering if isinstance(answering, tuple) else model_folder(policy)
         held_to = models.load_policy(model_folder(reference), course.machine)
         rows = []
-        for temperature in temperatures:
-            made = sampling.sample(
-                opened,
-                asked,
-                n=course.profile.evaluation.samples if temperature else 1,
-                temperature=temperature,
-                max_new_tokens=settings.max_new_tokens,
-                seed=derive_seed(course.seed, "evaluation"),
-                iteration=0,
-                machine=course.machine,
-                batch_size=settings.batch_size,
-                name=policy.name,
-            )
+        for temperature, made in drawn:
             prompts = [prompt_of[row["prompt_id"]]["prompt"] for row in made]
             if temperature == 1.0:
                 kl = list(sampling.kl_rows(opened, held_to, made, course.machine, asked)["exact"])
@@ -138,9 +143,10 @@ def _answers(
         "max_new_tokens": settings.max_new_tokens,
         "samples": course.profile.evaluation.samples,
         "seed": course.seed,
+        "backend": course.machine.backend,
     }
     inputs = {"policy": policy, "reference": reference, "reward": reward, "prompts": table}
-    code = ["stages_eval", *SAMPLING, "rewards", *(["world"] if world_known else [])]
+    code = ["stages_eval", *sampling_code(course), "rewards", *(["world"] if world_known else [])]
     return course.stage("answers", build, inputs=inputs, params=params, code=code)
 
 

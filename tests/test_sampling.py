@@ -287,7 +287,7 @@ def test_bad_prompts_backends_and_folders(policy, rows, machine, tmp_path):
         sampling.sample(policy, [], machine=machine, **SETTINGS)
     with pytest.raises(KitError, match="same prompt_id"):
         sampling.sample(policy, [PROMPTS[0], PROMPTS[0]], machine=machine, **SETTINGS)
-    with pytest.raises(KitError, match="'vllm' is not available"):
+    with pytest.raises(KitError, match="from its folder"):
         sampling.sample(policy, PROMPTS, machine=replace(machine, backend="vllm"), **SETTINGS)
     with pytest.raises(KitError, match="nowhere"):
         sampling.sample(tmp_path / "nowhere", PROMPTS, machine=machine, **SETTINGS)

