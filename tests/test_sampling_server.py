@@ -216,7 +216,7 @@ def test_what_a_server_cannot_do_is_one_sentence(serve, on, tiny_folder, monkeyp
     fails("3 tokens and 2 log-probabilities", token_ids=[20, 21, 22], logprobs={"token_logprobs": [-1, -1]})
     fails("changed a prompt's tokens", prompt_token_ids=[1])
     short = {"token_ids": [20, 21], "logprobs": {"token_logprobs": [-1, -1]}}
-    fails("2 tokens of at most 10, without the end token.*'stop'", finish_reason="stop", **short)
+    fails("2 tokens of at most 10, without an end token.*'stop'", finish_reason="stop", **short)
     fails("ended by 'abort'", finish_reason="abort", **short)
     fails("log-probability nan", token_ids=[20] * 10, finish_reason="length",
           logprobs={"token_logprobs": [float("nan")] * 10})
@@ -247,7 +247,8 @@ def test_urls_come_from_the_profile_or_the_environment(monkeypatch):
     named = resolved(server="http://a:8000")
     assert (named.backend, named.servers) == ("server", ("http://a:8000/v1",))
     assert "sampling.server names" in named.reasons["backend"]
-    assert resolved(server=["http://a:1", "http://b:2"], backend="transformers").backend == "transformers"
+    with pytest.raises(KitError, match="sampling.server and sampling.backend transformers exclude each other"):
+        resolved(server=["http://a:1", "http://b:2"], backend="transformers")
     monkeypatch.delenv("RLHF_KIT_SERVER")
     with pytest.raises(KitError, match="RLHF_KIT_SERVER"):
         resolved(backend="server")
