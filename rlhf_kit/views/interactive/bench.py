@@ -13,7 +13,7 @@ from rlhf_kit.views import style
 from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, button, choice, present, slider
 
 LETTERS = "ABCD"
-REACH = 4.0  # how far from the middle a reward can be dragged
+REACH, STEP = 4.0, 0.05  # how far from the middle a reward can be dragged, and in what steps
 
 
 def probabilities(rewards: Sequence[float]) -> np.ndarray:
@@ -125,9 +125,13 @@ def bradley_terry_bench(rows: Sequence[Mapping], *, interactive: bool) -> Panel:
     middle = float(np.mean(list(start.values())))
 
     def controls() -> dict[str, Any]:
-        bounds = lambda value: (min(value, round(middle - REACH, 2)), max(value, round(middle + REACH, 2)))  # noqa: E731
+        def bounds(value: float) -> tuple[float, float]:
+            """Ends a whole number of steps away: a browser moves any other value to the next step."""
+            steps = lambda to: max(0, round(to / STEP))  # noqa: E731
+            return value - STEP * steps(value - middle + REACH), value + STEP * steps(middle + REACH - value)
+
         made = {
-            letter: slider(f"reward of {letter}", value, *bounds(value), 0.05, width="250px")
+            letter: slider(f"reward of {letter}", value, *bounds(value), STEP, width="250px")
             for letter, value in start.items()
         }
         made["shift"] = slider("add to all", 0.0, -2.0, 2.0, 0.1, width="250px")

@@ -54,7 +54,7 @@ def draw_chat(names: Sequence[str], examples: Sequence[Mapping]) -> Drawing:
     shown = [("reward", axes[0], style.PROXY, ""), *([("gold", axes[1], style.TRUTH, "//")] if known else [])]
     bars = {
         key: [
-            ax.barh([k], [0.0], 0.55, color=color, hatch=hatch, edgecolor="white")[0]
+            ax.barh([k], [0.0], 0.55, color=color, hatch=hatch, edgecolor="white", linewidth=0)[0]
             for k in range(len(names))
         ]
         for key, ax, color, hatch in shown
@@ -98,12 +98,9 @@ def draw_chat(names: Sequence[str], examples: Sequence[Mapping]) -> Drawing:
         golds = {name: answers[name].get("gold") for name in names}
         if all(value is not None for value in golds.values()):
             best = max(names, key=lambda name: golds[name])
-            agree = golds[ordered[0]] == golds[best]
-            text += (
-                f"In truth {'the same answer is best' if agree else best + ' is best'}: "
-                + ", ".join(f"{name} {golds[name]:.2f}" for name in names)
-                + ". "
-            )
+            same = golds[ordered[0]] == golds[best]
+            told = ", ".join(f"{name} {golds[name]:.2f}" for name in names)
+            text += f"In truth {ordered[0] + ', too, is' if same else best + ' is'} best: {told}. "
         elif known:
             text += "The prompt is not one of the pocket world's kinds, so its truth is not known. "
         table = [["you", None, *([None] if known else []), " / ".join(turn["content"] for turn in prompt)]]
@@ -171,7 +168,7 @@ def chat_side_by_side(
 
         asked = [(f"{i + 1}: {one['prompt'][-1]['content'][:60]}", i) for i, one in enumerate(examples)]
         made = {
-            "example": choice("answered before (greedy)", asked, 0),
+            "example": choice("answered before (greedy)", asked, 0, width="720px"),
             "text": widgets.Text(value=examples[0]["prompt"][-1]["content"], description="your prompt", style={"description_width": "initial"},
                                  layout={"width": "620px"}, continuous_update=False),
             "temperature": slider("temperature (0: greedy)", 0.0, 0.0, 1.5, 0.1),

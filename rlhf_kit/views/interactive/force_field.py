@@ -54,10 +54,9 @@ def draw_force_field(
     pairs: (chosen, rejected) log-ratios of single pairs after training, drawn as small dots.
     Values of `move`: beta, arm (a name of `paths`), step (a place in its path), chosen, rejected (your point, nats).
     """
-    every = np.concatenate(
-        [path[:, 1:] for path in paths.values()] + ([np.stack(pairs, axis=1)] if pairs is not None else [])
-    )
-    reach = max(1.0, float(np.quantile(np.abs(every), 0.98)) * 1.15)
+    far = [float(np.abs(path[:, 1:]).max()) for path in paths.values()]
+    far += [float(np.quantile(np.abs(np.stack(pairs)), 0.9))] if pairs is not None else []
+    reach = max(0.1, 1.12 * max(far))
     fig, (plane, strength) = style.figure(1, 2, width=10.6, height=4.7, width_ratios=[1.45, 1])
     grid = np.linspace(-0.9 * reach, 0.9 * reach, 11)
     x, y = (part.ravel() for part in np.meshgrid(grid, grid))
@@ -89,6 +88,7 @@ def draw_force_field(
     plane.axvline(0, color="#BBBBBB", linewidth=0.9)
     plane.set(xlim=(-reach, reach), ylim=(-reach, reach))
     plane.set_box_aspect(1)
+    plane.locator_params(nbins=5)
     legend_under(fig, plane, 3)
     style.label(
         plane,
@@ -163,26 +163,31 @@ def dpo_force_field(
     first = next(iter(found))
     # Your point starts at the same gap as where the training ended, but where the arrows alone would lead.
     _, c, r = found[first][-1]
-    half = float(np.clip((c - r) / 2, -0.9 * reach, 0.9 * reach))
+    step = reach / 50  # a browser moves a value between two steps to the next one
+    half = step * round(float(np.clip((c - r) / 2, -0.9 * reach, 0.9 * reach)) / step)
     defaults = {
         "beta": float(beta),
         "arm": first,
         "step": longest - 1,
-        "chosen": round(half, 2),
-        "rejected": round(-half, 2),
+        "chosen": half,
+        "rejected": -half,
     }
 
     def controls() -> dict[str, Any]:
         import ipywidgets as widgets
 
-        log = np.log10(beta)
+        log, look = (
+            float(np.log10(beta)),
+            {"style": {"description_width": "initial"}, "layout": {"width": "330px"}},
+        )
+        ends = log - 0.05 * max(0, round((log + 2) / 0.05)), log + 0.05 * max(0, round((0.5 - log) / 0.05))
         return {
             "arm": choice("training", list(found), first),
             "step": slider("place in its path", longest - 1, 0, longest - 1, 1),
-            "beta": widgets.FloatLogSlider(value=beta, base=10, min=round(min(-2.0, log), 2), max=round(max(0.5, log), 2), step=0.05, description="beta",
-                                           readout_format=".3f", style={"description_width": "initial"}, layout={"width": "330px"}),
-            "chosen": slider("your point: chosen", defaults["chosen"], -reach, reach, reach / 50),
-            "rejected": slider("your point: rejected", defaults["rejected"], -reach, reach, reach / 50),
+            "beta": widgets.FloatLogSlider(value=beta, base=10, min=ends[0], max=ends[1], step=0.05, description="beta",
+                                           readout_format=".3f", **look),
+            "chosen": slider("your point: chosen", defaults["chosen"], -reach, reach, step),
+            "rejected": slider("your point: rejected", defaults["rejected"], -reach, reach, step),
         }  # fmt: skip
 
     return present(drawing, defaults, controls, interactive=interactive, name="force-field")

@@ -162,8 +162,12 @@ def draw_judge(pairs: Sequence[Mapping]) -> Drawing:
         "the file's label": (style.PURPLE, "xx"),
     }
     places, width = np.arange(len(FEATURES)), 0.8 / len(shown)
-    bars = {name: [weights.barh([p + (k - (len(shown) - 1) / 2) * width], [0.0], width * 0.92, color=looks[name][0], hatch=looks[name][1], edgecolor="white",
-                                label=name if p == 0 else None)[0] for p in places] for k, name in enumerate(shown)}  # fmt: skip
+    bars = {}
+    for k, name in enumerate(shown):
+        color, hatch = looks[name]
+        at = places + (k - (len(shown) - 1) / 2) * width
+        bars[name] = list(weights.barh(at, np.zeros(len(places)), 0.92 * width, color=color, hatch=hatch, edgecolor="white",
+                                       linewidth=0, label=name))  # fmt: skip
     weights.axvline(0, color="black", linewidth=1)
     weights.set_yticks(places, FEATURES)
     weights.set(xlim=(-2.05, 2.05), ylim=(len(FEATURES) - 0.4, -0.6))

@@ -238,7 +238,10 @@ def where_did_the_mass_go(
 
     def controls() -> dict[str, Any]:
         asked = [(f"{i + 1}: {own[0]['prompt'][-1]['content'][:70]}", i) for i, own in enumerate(ordered)]
-        return {"prompt": choice("prompt", asked, 0), "upto": slider("DPO trainings done", last, 0, last, 1)}
+        return {
+            "prompt": choice("prompt", asked, 0, width="720px"),
+            "upto": slider("DPO trainings done", last, 0, last, 1),
+        }
 
     return present(
         draw_mass(ordered, names), {"prompt": 0, "upto": last}, controls, interactive=interactive, name="mass"

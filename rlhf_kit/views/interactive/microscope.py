@@ -85,7 +85,7 @@ def draw_microscope(rows: Sequence[Mapping], score: Callable, gold: Callable | N
     ax = axes[-2]
     names = ["learnt reward", *(["gold utility"] if gold else [])]
     bars = [
-        ax.barh([k], [0.0], 0.5, color=color, hatch=hatch, edgecolor="white")[0]
+        ax.barh([k], [0.0], 0.5, color=color, hatch=hatch, edgecolor="white", linewidth=0)[0]
         for k, (color, hatch) in enumerate(((style.PROXY, ""), (style.TRUTH, "//"))[: len(names)])
     ]
     numbers = [ax.text(0.0, k - 0.42, "", ha="center", va="center", fontsize=9.5) for k in range(len(names))]
@@ -94,7 +94,10 @@ def draw_microscope(rows: Sequence[Mapping], score: Callable, gold: Callable | N
     ax.set(xlim=(-4, 4), ylim=(len(names) - 0.5, -0.7))
     style.label(ax, "What the edit changed", "standard deviations of that score")
     ax = axes[-1]
-    adds = [ax.barh([k], [0.0], 0.6, color=style.PROXY, edgecolor="white")[0] for k in range(SENTENCES)]
+    adds = [
+        ax.barh([k], [0.0], 0.6, color=style.PROXY, edgecolor="white", linewidth=0)[0]
+        for k in range(SENTENCES)
+    ]
     labels = [ax.text(-2.95, k, "", ha="left", va="center", fontsize=8.5) for k in range(SENTENCES)]
     ax.axvline(0, color="black", linewidth=1)
     ax.set_yticks([])
@@ -173,7 +176,7 @@ def reward_microscope(
 
         asked = [(f"{i + 1}: {row['prompt'][-1]['content'][:60]}", i) for i, row in enumerate(first)]
         made = {
-            "example": choice("answer to", asked, example),
+            "example": choice("answer to", asked, example, width="720px"),
             "edit": choice("edit", list(EDITS), edit),
             "text": widgets.Textarea(value=defaults["text"], description="its text, yours to change", style={"description_width": "initial"},
                                      layout={"width": "900px", "height": "70px"}),

@@ -202,22 +202,24 @@ def pair_browser(rows: Sequence[Mapping], *, interactive: bool) -> Panel:
 
     rows: of a `pairs` stage (prompt, chosen, rejected, chosen_reward, rejected_reward), with chosen_gold and
     rejected_gold where the truth is known (`stages.label_accuracy(...)["rows"]`), and category where there are
-    sections. Opens with the most wrong label of all.
+    sections. Opens with the wider half of the margins, and the most wrong label among them.
     """
     rows = [row for row in rows if row["chosen_reward"] is not None]
     if not rows:
         raise KitError("no pair has rewards; pass the rows of stages.pairs")
     columns = columns_of(rows)
     known = columns["truth"] is not None
-    bounds = {
-        key: (float(np.floor(columns[key].min() * 100) / 100), float(np.ceil(columns[key].max() * 100) / 100))
-        for key in ("margin", "length")
-    }
+    bounds = {"length": (float(columns["length"].min()), float(columns["length"].max()))}
+    low, high = float(np.floor(columns["margin"].min() * 100) / 100), float(columns["margin"].max())
+    # A browser moves a value between two steps to the next one, so all ends are whole steps from the least.
+    step = max(0.01, round((high - low) / 100, 2))
+    on_step = lambda value, way: round(low + step * float(way((value - low) / step)), 2)  # noqa: E731
+    bounds["margin"] = (low, on_step(high, np.ceil))
     sections = (
         ["all", *dict.fromkeys(columns["section"].tolist())] if len(set(columns["section"])) > 1 else []
     )
     defaults: dict[str, Any] = {
-        "margin": bounds["margin"],
+        "margin": (on_step(float(np.median(columns["margin"])), np.round), bounds["margin"][1]),
         "length": bounds["length"],
         "order": ORDERS[3] if known else ORDERS[0],
         "pair": 1,
@@ -227,16 +229,17 @@ def pair_browser(rows: Sequence[Mapping], *, interactive: bool) -> Panel:
     def controls() -> dict[str, Any]:
         import ipywidgets as widgets
 
-        def ranged(text: str, ends: tuple[float, float], **more: Any) -> Any:
+        def ranged(text: str, ends: tuple[float, float], value: tuple[float, float], **more: Any) -> Any:
             look = {"style": {"description_width": "initial"}, "layout": {"width": "360px"}}
             return widgets.FloatRangeSlider(
-                value=ends, min=ends[0], max=ends[1], description=text, **look, **more
+                value=value, min=ends[0], max=ends[1], description=text, **look, **more
             )
 
-        step = max(0.01, round((bounds["margin"][1] - bounds["margin"][0]) / 100, 2))
         made: dict[str, Any] = {
-            "margin": ranged("margin", bounds["margin"], step=step),
-            "length": ranged("chosen longer by", bounds["length"], step=1.0, readout_format="d"),
+            "margin": ranged("margin", bounds["margin"], defaults["margin"], step=step),
+            "length": ranged(
+                "chosen longer by", bounds["length"], defaults["length"], step=1.0, readout_format="d"
+            ),
         }
         if known:
             made["label"] = choice("label", LABELS, defaults["label"])

@@ -172,13 +172,8 @@ def _plain(text: str) -> str:
 def _make_live(panel: Panel, drawing: Drawing, paint, controls: Mapping, extra: Sequence, name: str) -> None:
     import ipywidgets as widgets
 
-    width, height = drawing.figure.get_size_inches() * drawing.figure.dpi
-    image = widgets.Image(
-        value=panel.png,
-        format="png",
-        layout={"max_width": "100%", "width": f"{width:.0f}px", "height": "auto"},
-    )
-    image.layout.object_fit = "contain"
+    size = drawing.figure.get_size_inches() * drawing.figure.dpi
+    image = widgets.HTML()
     text, under = widgets.HTML(), widgets.HTML()
     rows = widgets.HBox(
         [*controls.values(), *extra], layout={"flex_flow": "row wrap", "align_items": "center"}
@@ -192,8 +187,8 @@ def _make_live(panel: Panel, drawing: Drawing, paint, controls: Mapping, extra: 
     def show(said: Said, png: bytes | None) -> None:
         panel.said = said
         if png is not None:
-            panel.png = image.value = png
-            image.tooltip = said.text  # the accessible name of the picture
+            panel.png = png
+            image.value = picture_html(png, said.text, size)
         text.value = status(said.text)
         under.value = table_html(said.rows, said.columns) if said.rows else ""
 
@@ -214,6 +209,15 @@ def _make_live(panel: Panel, drawing: Drawing, paint, controls: Mapping, extra: 
 
 
 # ---------------------------------------------------------------- words
+
+
+def picture_html(png: bytes, text: str, size: Sequence[float]) -> str:
+    """A picture with its text alternative (ipywidgets' Image has none, and breaks when given a tooltip). Its size is set
+    and it is decoded before it is painted, so that a change neither flickers nor moves the page."""
+    width, height = (round(side) for side in size)
+    data = base64.b64encode(png).decode()
+    return (f'<img alt="{html.escape(text)}" width="{width}" height="{height}" decoding="sync" style="max-width:100%;height:auto" '
+            f'src="data:image/png;base64,{data}">')  # fmt: skip
 
 
 def status(text: str) -> str:
@@ -271,12 +275,22 @@ def slider(
                 style={"description_width": "initial"}, layout={"width": width})  # fmt: skip
 
 
-def choice(text: str, options: Sequence, value: Any, *, width: str = "max-content") -> Any:
-    """A drop-down list."""
+def choice(text: str, options: Sequence, value: Any, *, width: str = "430px") -> Any:
+    """One of several: buttons where they are few and short, else a slider from one to the next.
+
+    No drop-down list: JupyterLab takes the arrow keys for itself while one has the focus. options: texts, or (text, value).
+    """
     import ipywidgets as widgets
 
-    return widgets.Dropdown(options=list(options), value=value, description=text, style={"description_width": "initial"},
-                            layout={"width": width, "min_width": "160px"})  # fmt: skip
+    shown = [option[0] if isinstance(option, tuple) else str(option) for option in options]
+    look = {"options": list(options), "value": value, "description": text}
+    if len(shown) <= 4 and sum(map(len, shown)) <= 45:
+        return widgets.ToggleButtons(
+            **look,
+            style={"description_width": "initial", "button_width": "max-content"},
+            layout={"width": "max-content"},
+        )
+    return widgets.SelectionSlider(**look, style={"description_width": "initial"}, layout={"width": width})
 
 
 def button(text: str, act: Callable[[], None], hint: str = "", **look: Any) -> Any:

@@ -113,7 +113,7 @@ def draw_verdict(rows: Sequence[Mapping], seeds: Sequence[float] | None = None) 
             [f"seed {i}" for i in range(len(seeds))] + ["mean"],
             fontsize=8.5,
         )
-        edge = 1.6 * max(map(abs, seeds))
+        edge = 1.2 * max(map(abs, seeds))
         side.set(ylim=(len(seeds) + 1, -0.7), xlim=(-edge, edge))
         style.label(side, "Online minus offline, recorded seeds", "difference in gold, temperature 1")
         moving += [taken, mean_span, mean_dot]
@@ -211,7 +211,7 @@ def is_it_really_better(
     judges = [key for key in ("gold", "reward") if all(row[key] is not None for row in rows)]
     total = len({row["prompt_id"] for row in rows})
     seeds = list(seeds or [])
-    defaults: dict[str, Any] = {"first": first, "second": second, "temperature": temperatures[0], "judge": judges[0], "prompts": max(2, total // 8),
+    defaults: dict[str, Any] = {"first": first, "second": second, "temperature": temperatures[0], "judge": judges[0], "prompts": max(2, total // 4),
                                 "draw": 0, "ties": "half a win", "length": False}  # fmt: skip
     defaults |= {"seeds_used": len(seeds)} if seeds else {}
 
