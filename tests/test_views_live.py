@@ -21,6 +21,7 @@ from views_data import (
     CHAT,
     HOSTILE,
     MEANS,
+    Scorer,
     answers,
     asked,
     best_rows,
@@ -413,7 +414,7 @@ def test_the_stand_in_is_named(tmp_path):
 def test_chat_asks_real_policies_and_survives_a_long_prompt(tiny_folder, machine):
     examples = [{"prompt": asked("hello"), "answers": {name: {"text": "t", "reward": 0.1, "gold": None} for name in ("SFT", "online")}}]
     with capture_output():
-        made = live.chat_side_by_side({"SFT": str(tiny_folder), "online": str(tiny_folder)}, score, examples, machine, max_new_tokens=6, interactive=True)
+        made = live.chat_side_by_side({"SFT": str(tiny_folder), "online": str(tiny_folder)}, Scorer, examples, machine, max_new_tokens=6, interactive=True)
     png = made.png
     made.controls["text"].value = "Tell of a brave bear <b>now</b>"
     made.parts["press"].click()

@@ -132,6 +132,12 @@ class Truth:
         self.utility = 10 * math.prod(self.parts.values())
 
 
+class Scorer:
+    """Something with a score, as the kit's scorers."""
+
+    score = staticmethod(score)
+
+
 def truth(prompt, text):
     return Truth(text)
 
@@ -178,7 +184,10 @@ def views(folder) -> dict:
         "judge": lambda i: live.be_the_judge(judge_pairs(), folder / "my_labels.jsonl", n=8, interactive=i),
         "bench": lambda i: live.bradley_terry_bench(answers(), interactive=i),
         "microscope": lambda i: live.reward_microscope(
-            [{"prompt": asked("q " + HOSTILE), "text": f"One. Two nice. {HOSTILE}"}],
+            [
+                {"prompt": asked("q " + HOSTILE), "text": f"One. Two nice. {HOSTILE}"},
+                {"prompt": asked("r"), "text": "Three. A lie."},
+            ],
             score,
             gold=truth,
             interactive=i,
@@ -193,6 +202,6 @@ def views(folder) -> dict:
             evaluation_rows(), "online-1", seeds=[0.5, 0.9, 0.1], interactive=i
         ),
         "chat": lambda i: live.chat_side_by_side(
-            {"SFT": "a", "online": "b"}, score, CHAT, None, max_new_tokens=4, interactive=i
+            {"SFT": "a", "online": "b"}, Scorer, CHAT, None, max_new_tokens=4, interactive=i
         ),
     }

@@ -120,7 +120,7 @@ def draw_chat(names: Sequence[str], examples: Sequence[Mapping]) -> Drawing:
 
 def chat_side_by_side(
     policies: Mapping[str, str],
-    score: Callable,
+    open_scorer: Callable,
     examples: Sequence[Mapping],
     machine: Any,
     *,
@@ -131,8 +131,8 @@ def chat_side_by_side(
 ) -> Panel:
     """Shows the answers of several policies to one prompt, with their rewards; live, to a prompt of yours.
 
-    policies: name -> model folder; loaded once, on the first prompt of yours, all of them into memory. score(prompts,
-    texts) -> rewards. examples: see `recorded_answers`; shown until you ask. gold(prompt, text) -> utility, used for
+    policies: name -> model folder; loaded once, on the first prompt of yours, all of them into memory, as is
+    open_scorer() -> something with score(prompts, texts). examples: see `recorded_answers`; shown until you ask. gold(prompt, text) -> utility, used for
     prompts of the pocket world's kinds only. Writing takes seconds, and the line under the button says so meanwhile.
     """
     names, opened = list(policies), {}
@@ -148,7 +148,9 @@ def chat_side_by_side(
             row = sampling.sample(opened[name], [{"prompt_id": "yours", "prompt": prompt}], n=1, temperature=temperature, max_new_tokens=max_new_tokens,
                                   seed=seed + draw, machine=machine, batch_size=1, name=name)[0]  # fmt: skip
             found[name] = {"text": row["text"], "gold": None}
-        rewards = score([prompt] * len(found), [one["text"] for one in found.values()])
+        if "" not in opened:
+            opened[""] = open_scorer()  # no policy has an empty name
+        rewards = opened[""].score([prompt] * len(found), [one["text"] for one in found.values()])
         for one, reward in zip(found.values(), np.asarray(rewards, dtype=float), strict=True):
             one["reward"] = float(reward)
             if gold is not None and _has_truth(prompt):
@@ -166,9 +168,9 @@ def chat_side_by_side(
     def controls() -> dict[str, Any]:
         import ipywidgets as widgets
 
-        asked = [(f"{i + 1}: {one['prompt'][-1]['content'][:60]}", i) for i, one in enumerate(examples)]
+        asked = [(f"{i + 1} of {len(examples)}", i) for i in range(len(examples))]
         made = {
-            "example": choice("answered before (greedy)", asked, 0, width="720px"),
+            "example": choice("answered before (greedy)", asked, 0, width="300px"),
             "text": widgets.Text(value=examples[0]["prompt"][-1]["content"], description="your prompt", style={"description_width": "initial"},
                                  layout={"width": "620px"}, continuous_update=False),
             "temperature": slider("temperature (0: greedy)", 0.0, 0.0, 1.5, 0.1),

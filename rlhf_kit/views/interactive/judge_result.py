@@ -198,7 +198,7 @@ def _told(found: Mapping, who: str) -> str:
     agreed = ", ".join(f"with {name} {share(value)}" for name, value in found["agreement"].items())
     text = f"{who} labelled {found['labels']} pairs. Agreement: {agreed}. "
     weights = found["weights"]["these labels"]
-    if np.any(weights):
+    if np.abs(weights).max() >= 0.05:
         most = int(np.argmax(np.abs(weights)))
         text += f"The small model fitted to these labels leans most on '{FEATURES[most]}' ({weights[most]:+.2f}). "
     if found["elsewhere"]:

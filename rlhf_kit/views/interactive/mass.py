@@ -33,50 +33,47 @@ def answers_over_training(course: Any, iterations: Sequence[Any], prompts: int =
     from rlhf_kit.runs import Ledger, write_rows
 
     first, last = iterations[0], iterations[-1]
-    opened_at = [stages.sft(course), *(one.policy for one in iterations)]
-    inputs = {f"policy-{t}": stage for t, stage in enumerate(opened_at)}
+    stages_of = [stages.sft(course), *(one.policy for one in iterations)]
+    inputs = {f"policy-{t}": stage for t, stage in enumerate(stages_of)}
     inputs |= {"responses": first.responses, "pairs": first.pairs, "reward": stages.reward_model(course)}
     settings = course.profile.sampling
 
     def build(folder):
         from rlhf_kit import models, sampling
 
-        policies = [models.load_policy(stages.model_folder(stage), course.machine) for stage in opened_at]
-        rows = stages.with_prompts(first.responses)
+        def opened(t: int) -> Any:  # one at a time: four large policies would not fit into memory together
+            return models.load_policy(stages.model_folder(stages_of[t]), course.machine)
+
         by_prompt: dict[str, list[dict]] = {}
-        for row in rows:
+        for row in stages.with_prompts(first.responses):
             by_prompt.setdefault(row["prompt_id"], []).append(row)
         pairs = first.pairs.rows().to_list()[:24]
         chosen = [
             next(row for row in by_prompt[pair["prompt_id"]] if row["text"] == pair["chosen"])
             for pair in pairs
         ]
-        before, after = (sampling.response_logprobs(policy, chosen, [row["token_ids"] for row in chosen], course.machine)
-                         for policy in (policies[0], policies[-1]))  # fmt: skip
-        order = np.argsort(after - before)
-        taken = list(
-            dict.fromkeys(int(order[i]) for i in np.linspace(0, len(order) - 1, prompts).round().astype(int))
-        )
+        ids = [row["token_ids"] for row in chosen]
+        before = sampling.response_logprobs(opened(0), chosen, ids, course.machine)
+        newest = opened(len(stages_of) - 1)
+        moved = sampling.response_logprobs(newest, chosen, ids, course.machine) - before
+        order = np.argsort(moved)
         made = []
-        for place in taken:
+        for place in dict.fromkeys(
+            int(order[i]) for i in np.linspace(0, len(order) - 1, prompts).round().astype(int)
+        ):
             pair, old = pairs[place], by_prompt[pairs[place]["prompt_id"]]
-            new = sampling.sample(policies[-1], [{"prompt_id": pair["prompt_id"], "prompt": pair["prompt"]}], n=settings.n,
+            new = sampling.sample(newest, [{"prompt_id": pair["prompt_id"], "prompt": pair["prompt"]}], n=settings.n,
                                   temperature=1.0, max_new_tokens=settings.max_new_tokens, seed=course.sampling_seed(), iteration=1000,
                                   machine=course.machine, batch_size=settings.batch_size, name=last.name)  # fmt: skip
             for text, (row, role) in _distinct(pair, old, new).items():
-                made.append(
-                    {
-                        "prompt_id": pair["prompt_id"],
-                        "prompt": pair["prompt"],
-                        "text": text,
-                        "role": role,
-                        "token_ids": row["token_ids"],
-                    }
-                )
+                same = {"prompt_id": pair["prompt_id"], "prompt": pair["prompt"], "text": text, "role": role}
+                made.append({**same, "token_ids": row["token_ids"]})
+        del newest
         asked, ids = [row["prompt"] for row in made], [row["token_ids"] for row in made]
-        logps = np.stack(
-            [sampling.response_logprobs(policy, asked, ids, course.machine) for policy in policies], axis=1
-        )
+        each = [
+            sampling.response_logprobs(opened(t), asked, ids, course.machine) for t in range(len(stages_of))
+        ]
+        logps = np.stack(each, axis=1)
         rewards = stages.scorer_of(course, "bt").score(asked, [row["text"] for row in made])
         golds: Sequence = [None] * len(made)
         if course.profile.data.kind == "world":
@@ -212,9 +209,21 @@ def _listed(rows: Sequence[Mapping], names: Sequence[str], upto: int) -> tuple[l
             -row["logps"][upto],
         ),
     )
-    return columns, [
-        [row["role"], row["logps"][0], *([row["logps"][upto], row["logps"][upto] - row["logps"][0]] if upto else []), row["reward"],
-         *([row["gold"]] if known else []), row["text"]] for row in order[:8]]  # fmt: skip
+    asked = " / ".join(turn["content"] for turn in rows[0]["prompt"])
+    table = [["prompt", *[None] * (len(columns) - 2), asked]]
+    for row in order[:8]:
+        first, now = row["logps"][0], row["logps"][upto]
+        table.append(
+            [
+                row["role"],
+                first,
+                *([now, now - first] if upto else []),
+                row["reward"],
+                *([row["gold"]] if known else []),
+                row["text"],
+            ]
+        )
+    return columns, table
 
 
 def where_did_the_mass_go(
@@ -237,9 +246,9 @@ def where_did_the_mass_go(
     last = len(names) - 1
 
     def controls() -> dict[str, Any]:
-        asked = [(f"{i + 1}: {own[0]['prompt'][-1]['content'][:70]}", i) for i, own in enumerate(ordered)]
+        asked = [(f"{i + 1} of {len(ordered)}", i) for i in range(len(ordered))]
         return {
-            "prompt": choice("prompt", asked, 0, width="720px"),
+            "prompt": choice("prompt", asked, 0, width="300px"),
             "upto": slider("DPO trainings done", last, 0, last, 1),
         }
 

@@ -174,9 +174,9 @@ def reward_microscope(
     def controls() -> dict[str, Any]:
         import ipywidgets as widgets
 
-        asked = [(f"{i + 1}: {row['prompt'][-1]['content'][:60]}", i) for i, row in enumerate(first)]
+        asked = [(f"{i + 1} of {len(first)}", i) for i in range(len(first))]
         made = {
-            "example": choice("answer to", asked, example, width="720px"),
+            "example": choice("answer to", asked, example, width="300px"),
             "edit": choice("edit", list(EDITS), edit),
             "text": widgets.Textarea(value=defaults["text"], description="its text, yours to change", style={"description_width": "initial"},
                                      layout={"width": "900px", "height": "70px"}),

@@ -230,7 +230,7 @@ def pair_browser(rows: Sequence[Mapping], *, interactive: bool) -> Panel:
         import ipywidgets as widgets
 
         def ranged(text: str, ends: tuple[float, float], value: tuple[float, float], **more: Any) -> Any:
-            look = {"style": {"description_width": "initial"}, "layout": {"width": "360px"}}
+            look = {"style": {"description_width": "initial"}, "layout": {"width": "400px"}}
             return widgets.FloatRangeSlider(
                 value=value, min=ends[0], max=ends[1], description=text, **look, **more
             )

@@ -175,9 +175,8 @@ def _make_live(panel: Panel, drawing: Drawing, paint, controls: Mapping, extra: 
     size = drawing.figure.get_size_inches() * drawing.figure.dpi
     image = widgets.HTML()
     text, under = widgets.HTML(), widgets.HTML()
-    rows = widgets.HBox(
-        [*controls.values(), *extra], layout={"flex_flow": "row wrap", "align_items": "center"}
-    )
+    look = {"flex_flow": "row wrap", "align_items": "center", "grid_gap": "4px 20px"}
+    rows = widgets.HBox([*controls.values(), *extra], layout=look)
     box = widgets.VBox([rows, image, text, under])
     box.add_class("rlhf-kit-view")
     box.add_class(f"view-{name}")
@@ -227,19 +226,16 @@ def status(text: str) -> str:
 
 def table_html(rows: Sequence[Sequence[Any]], columns: Sequence[str], digits: int = 2) -> str:
     """A small table; every cell is escaped, so texts of models and people can be shown as they are."""
-    look = "padding:3px 10px 3px 2px;text-align:{};vertical-align:top;white-space:pre-wrap;border-bottom:1px solid #8884"
+    look = "padding:3px 10px 3px 2px;text-align:{};vertical-align:top;white-space:{};border-bottom:1px solid #8884"
     numeric = [all(_number(row[i]) for row in rows) for i in range(len(columns))]
     side = ["right" if n else "left" for n in numeric]
-    head = "".join(
-        f'<th scope="col" style="{look.format(s)}">{html.escape(c)}</th>'
-        for c, s in zip(columns, side, strict=True)
-    )
+    short = [all(len(words(row[i], digits)) <= 16 for row in rows) for i in range(len(columns))]
+    styles = [look.format(s, "nowrap" if short[i] else "pre-wrap") for i, s in enumerate(side)]
+    cell = lambda tag, style, text: f'<{tag} style="{style}">{html.escape(text)}</{tag.split()[0]}>'  # noqa: E731
+    head = "".join(cell('th scope="col"', style, name) for name, style in zip(columns, styles, strict=True))
     body = "".join(
         "<tr>"
-        + "".join(
-            f'<td style="{look.format(s)}">{html.escape(words(v, digits))}</td>'
-            for v, s in zip(row, side, strict=True)
-        )
+        + "".join(cell("td", style, words(v, digits)) for v, style in zip(row, styles, strict=True))
         + "</tr>"
         for row in rows
     )

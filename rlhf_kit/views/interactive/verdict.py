@@ -115,6 +115,7 @@ def draw_verdict(rows: Sequence[Mapping], seeds: Sequence[float] | None = None) 
         )
         edge = 1.2 * max(map(abs, seeds))
         side.set(ylim=(len(seeds) + 1, -0.7), xlim=(-edge, edge))
+        side.locator_params(axis="x", nbins=5)
         style.label(side, "Online minus offline, recorded seeds", "difference in gold, temperature 1")
         moving += [taken, mean_span, mean_dot]
     kept: dict[Any, Any] = {}
