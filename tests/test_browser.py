@@ -150,11 +150,11 @@ def state(view) -> tuple[str, str]:
 
 
 def follows(view, before, seconds: float = 2.5) -> bool:
-    """Whether picture and words both change within some seconds."""
+    """Whether the picture changes within some seconds, or gives way to a sentence that says why there is none."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         now = state(view)
-        if now[1] != before[1] and (now[0] != before[0] or "Not shown" in now[1] + before[1]):
+        if now[0] != before[0] or ("Not shown" in now[1]) != ("Not shown" in before[1]):
             return True
         time.sleep(0.1)
     return False
