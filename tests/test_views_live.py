@@ -467,3 +467,15 @@ def test_painting_moves_only_what_it_should():
     assert paint(False) != first
     drawing.move(**every)
     assert paint(False) == first
+
+
+def test_a_page_made_of_the_notebook_has_the_text_alternative(tmp_path):
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    with capture_output() as shown:
+        made = views(tmp_path)["chat"](False)
+    outputs = [nbformat.v4.new_output("display_data", data=o.data, metadata=o.metadata or {}) for o in shown.outputs]
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("chat", outputs=outputs)])
+    page, _ = HTMLExporter(template_name="basic").from_notebook_node(book)  # the one of the site
+    assert f'alt="{panel.html.escape(made.said.text)}"' in page
