@@ -97,10 +97,9 @@ def draw_chat(names: Sequence[str], examples: Sequence[Mapping]) -> Drawing:
         )
         golds = {name: answers[name].get("gold") for name in names}
         if all(value is not None for value in golds.values()):
-            best = max(names, key=lambda name: golds[name])
-            same = golds[ordered[0]] == golds[best]
+            best = [name for name in names if golds[name] == max(golds.values())]
             told = ", ".join(f"{name} {golds[name]:.2f}" for name in names)
-            text += f"In truth {ordered[0] + ', too, is' if same else best + ' is'} best: {told}. "
+            text += f"In truth best: {' and '.join(best)} ({told}). "
         elif known:
             text += "The prompt is not one of the pocket world's kinds, so its truth is not known. "
         table = [["you", None, *([None] if known else []), " / ".join(turn["content"] for turn in prompt)]]

@@ -31,8 +31,11 @@ def judged_pairs(course: Any, most: int = 400) -> list[dict]:
     from rlhf_kit.runs import read_json, read_rows
 
     source = stages.preferences(course)
-    rows = [{"prompt_id": row["prompt_id"], "prompt": row["prompt"], "chosen": row["chosen"][-1]["content"], "rejected": row["rejected"][-1]["content"]}
-            for row in source.rows("heldout.parquet").select(range(min(most, len(source.rows("heldout.parquet")))))]  # fmt: skip
+    heldout = source.rows("heldout.parquet")
+    rows = []
+    for row in heldout.select(range(min(most, len(heldout)))):
+        answers = {side: row[side][-1]["content"] for side in ("chosen", "rejected")}
+        rows.append({"prompt_id": row["prompt_id"], "prompt": row["prompt"], **answers})
     if course.profile.data.kind == "world":
         from rlhf_kit.world import gold_utility
 
