@@ -91,7 +91,10 @@ def test_static_is_one_figure_with_its_words_and_no_widget(name, tmp_path):
     assert picture.data["text/plain"] == made.said.text
     text = "".join(output.data.get("text/markdown", "") for output in shown.outputs)
     assert text and "<script" not in text and "<img" not in text and "$x$" not in text
-    assert np.asarray(Image.open(io.BytesIO(made.png))).std() > 5  # something is drawn
+    drawn = np.asarray(Image.open(io.BytesIO(made.png)), dtype=float)
+    stored = base64.b64decode(picture.data["image/png"])
+    assert drawn.std() > 5  # something is drawn
+    assert len(stored) < 60_000 and np.abs(np.asarray(Image.open(io.BytesIO(stored)).convert("RGB"), dtype=float) - drawn).mean() < 1
 
 
 @pytest.mark.parametrize("name", NAMES)

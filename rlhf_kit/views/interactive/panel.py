@@ -120,6 +120,15 @@ def _png(figure: Figure) -> bytes:
     return out.getvalue()
 
 
+def smaller(png: bytes) -> bytes:
+    """The same picture for a file: in at most 256 colours and packed hard, which a redrawing has no time for."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.open(io.BytesIO(png)).quantize(256, dither=Image.Dither.NONE).save(out, "png", optimize=True)
+    return out.getvalue()
+
+
 # ---------------------------------------------------------------- on the screen
 
 
@@ -142,7 +151,7 @@ def present(
     said = drawing.move(**defaults)
     paint = painter(drawing)
     panel = Panel(paint(True), said)
-    bundle = {"image/png": base64.b64encode(panel.png).decode(), "text/plain": said.text}
+    bundle = {"image/png": base64.b64encode(smaller(panel.png)).decode(), "text/plain": said.text}
     if interactive:
         _make_live(panel, drawing, paint, controls(), extra() if extra else (), name)
         bundle[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": panel.parts["box"].model_id}
