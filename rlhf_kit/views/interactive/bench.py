@@ -10,7 +10,8 @@ import numpy as np
 
 from rlhf_kit.errors import KitError
 from rlhf_kit.views import style
-from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, button, choice, present, slider
+from rlhf_kit.views.interactive.controls import button, choice, slider
+from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, present
 
 LETTERS = "ABCD"
 REACH, STEP = 4.0, 0.05  # how far from the middle a reward can be dragged, and in what steps

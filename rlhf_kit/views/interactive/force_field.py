@@ -9,7 +9,8 @@ import numpy as np
 
 from rlhf_kit.errors import KitError
 from rlhf_kit.views import style
-from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, choice, legend_under, present, slider
+from rlhf_kit.views.interactive.controls import choice, slider
+from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, legend_under, present
 
 
 def pull(chosen: Any, rejected: Any, beta: float) -> np.ndarray:

@@ -10,7 +10,8 @@ import numpy as np
 from rlhf_kit.errors import KitError
 from rlhf_kit.evaluation import best_of_n_mean, bon_kl_bound
 from rlhf_kit.views import style
-from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, legend_under, present, slider
+from rlhf_kit.views.interactive.controls import slider
+from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, legend_under, present
 
 BETAS = np.geomspace(20.0, 0.02, 46)  # from hardly any pull to nearly best-of-k
 MEASURES = (("reward", "Promised: the reward", "reward gained"), ("gold", "Delivered: the truth", "gold gained (of 10)"),

@@ -12,8 +12,9 @@ import numpy as np
 from rlhf_kit.errors import KitError
 from rlhf_kit.runs import derive_seed
 from rlhf_kit.views.interactive import labels
+from rlhf_kit.views.interactive.controls import button
 from rlhf_kit.views.interactive.judge_result import LEAST, draw_judge, stand_in
-from rlhf_kit.views.interactive.panel import Drawing, Panel, button, present, status
+from rlhf_kit.views.interactive.panel import Drawing, Panel, present, status
 
 
 def be_the_judge(

@@ -9,7 +9,8 @@ import numpy as np
 
 from rlhf_kit.errors import KitError
 from rlhf_kit.views import style
-from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, choice, legend_under, present, slider
+from rlhf_kit.views.interactive.controls import choice, slider
+from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, legend_under, present
 
 ROLES = ("chosen", "rejected", "other of SFT", "new")
 LOOKS = {
@@ -131,7 +132,7 @@ def draw_mass(groups: Sequence[Sequence[Mapping]], names: Sequence[str]) -> Draw
             dash,
             marker=mark,
             color=color,
-            label={"other of SFT": "SFT's other answers", "new": "answers only the last policy gave"}.get(
+            label={"other of SFT": "SFT's other answers", "new": "fresh answers of the last policy"}.get(
                 role, role
             ),
         )
@@ -183,7 +184,7 @@ def _told(rows: Sequence[Mapping], names: Sequence[str], upto: int, share: np.nd
         best = max(other, key=lambda row: np.exp(row["logps"][upto]) - np.exp(row["logps"][0]))
         gain = 100 * (np.exp(best["logps"][upto]) - np.exp(best["logps"][0]))
         if gain > 0:
-            whose = "a new answer" if best["role"] == "new" else "another answer of SFT"
+            whose = "a fresh answer of the last policy" if best["role"] == "new" else "another answer of SFT"
             text += f"Outside the pair, {whose} gained most: {gain:.2f} percentage points. "
     return (
         text

@@ -11,7 +11,8 @@ import numpy as np
 
 from rlhf_kit.errors import KitError
 from rlhf_kit.views import style
-from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, choice, legend_under, present
+from rlhf_kit.views.interactive.controls import choice
+from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, legend_under, present
 
 EXAMPLES, SPREAD = 6, 48  # answers to choose from; answers whose scores give the unit of change
 SENTENCES = 6  # bars for so many sentences; the rest of an answer is counted with the last one

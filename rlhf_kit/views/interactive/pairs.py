@@ -9,16 +9,8 @@ import numpy as np
 
 from rlhf_kit.errors import KitError
 from rlhf_kit.views import style
-from rlhf_kit.views.interactive.panel import (
-    Drawing,
-    Panel,
-    Said,
-    button,
-    choice,
-    legend_under,
-    present,
-    slider,
-)
+from rlhf_kit.views.interactive.controls import button, choice, slider
+from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, legend_under, present
 from rlhf_kit.views.over_optimisation import share_with_interval
 
 LABELS = ("all", "right", "wrong", "equal in truth")

@@ -10,7 +10,8 @@ import numpy as np
 from rlhf_kit.errors import KitError
 from rlhf_kit.evaluation import length_controlled_win_rate, seeds_interval
 from rlhf_kit.views import style
-from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, choice, legend_under, present, slider
+from rlhf_kit.views.interactive.controls import choice, slider
+from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, legend_under, present
 
 TIES = {"half a win": 0.5, "left out": None, "no win": 0.0}
 DRAWS = 20
