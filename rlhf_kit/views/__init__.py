@@ -3,7 +3,8 @@
     from rlhf_kit.views import reward as draw
     draw.draw_accuracy(...)
 
-`style` holds the colours and the empty figure, `tables` the text tables; the other modules go by subject.
+`style` holds the colours and the empty figure, `tables` the text tables; the other modules go by subject;
+`interactive` has the views to touch.
 """
 
 from __future__ import annotations

@@ -1,0 +1,44 @@
+"""The standard controls of the views: sliders, one of several, buttons; all of them work from the keyboard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+def slider(
+    text: str, value: float, low: float, high: float, step: float, *, form: str = ".2f", width: str = "330px"
+) -> Any:
+    """A slider over numbers, with the keyboard too: arrows, Page Up and Down, Home and End."""
+    import ipywidgets as widgets
+
+    kind = widgets.IntSlider if isinstance(value, int) else widgets.FloatSlider
+    return kind(value=value, min=low, max=high, step=step, description=text, readout_format="d" if kind is widgets.IntSlider else form,
+                style={"description_width": "initial"}, layout={"width": width})  # fmt: skip
+
+
+def choice(text: str, options: Sequence, value: Any, *, width: str = "430px") -> Any:
+    """One of several: buttons where they are few and short, else a slider from one to the next.
+
+    No drop-down list: JupyterLab takes the arrow keys for itself while one has the focus. options: texts, or (text, value).
+    """
+    import ipywidgets as widgets
+
+    shown = [option[0] if isinstance(option, tuple) else str(option) for option in options]
+    look = {"options": list(options), "value": value, "description": text}
+    if len(shown) <= 4 and sum(map(len, shown)) <= 45:
+        return widgets.ToggleButtons(
+            **look,
+            style={"description_width": "initial", "button_width": "max-content"},
+            layout={"width": "max-content"},
+        )
+    return widgets.SelectionSlider(**look, style={"description_width": "initial"}, layout={"width": width})
+
+
+def button(text: str, act: Callable[[], None], hint: str = "", **look: Any) -> Any:
+    """A button that calls `act`; `hint` says on hovering what it does."""
+    import ipywidgets as widgets
+
+    made = widgets.Button(description=text, tooltip=hint or text, layout={"width": "max-content"}, **look)
+    made.on_click(lambda _: act())
+    return made

@@ -1,0 +1,242 @@
+"""What a reader's labels are set beside: the truth, the reward model, the file, and a small model fitted to them."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rlhf_kit.runs import derive_seed, stable_hash
+from rlhf_kit.views import style
+from rlhf_kit.views.interactive.panel import Drawing, Said, legend_under
+from rlhf_kit.views.over_optimisation import share_with_interval
+
+FEATURES = ("longer", "words of the prompt", "says it twice", "friendly words", "refuses")
+_FRIENDLY = re.compile(r"\b(please|thank|thanks|nice|hope|glad|welcome|help|happy)\b", re.I)
+_REFUSES = re.compile(r"\b(sorry|cannot|can't|will not|won't|unable)\b", re.I)
+LEAST = 4  # labels from which a result is shown
+
+
+# ---------------------------------------------------------------- data
+
+
+def judged_pairs(course: Any, most: int = 400) -> list[dict]:
+    """Held-out pairs to judge: prompt_id, pair (an id), prompt, chosen, rejected (texts); in the pocket world chosen_gold and
+    rejected_gold; and chosen_reward, rejected_reward if the run already has its reward model on these pairs (lesson 03).
+    Nothing is trained for it."""
+    from rlhf_kit import stages
+    from rlhf_kit.runs import read_json, read_rows
+
+    source = stages.preferences(course)
+    heldout = source.rows("heldout.parquet")
+    rows = []
+    for row in heldout.select(range(min(most, len(heldout)))):
+        answers = {side: row[side][-1]["content"] for side in ("chosen", "rejected")}
+        rows.append({"prompt_id": row["prompt_id"], "prompt": row["prompt"], **answers})
+    if course.profile.data.kind == "world":
+        from rlhf_kit.world import gold_utility
+
+        for side in ("chosen", "rejected"):
+            for row, gold in zip(
+                rows, gold_utility([r["prompt"] for r in rows], [r[side] for r in rows]), strict=True
+            ):
+                row[f"{side}_gold"] = float(gold)
+    rewards = {}
+    for done in course.run.path.glob("reward-test-bt-*/_SUCCESS"):
+        if read_json(done.parent / "manifest.json")["inputs"].get("preferences") == source.key:
+            rewards = {
+                (r["prompt_id"], r["chosen"], r["rejected"]): r
+                for r in read_rows(done.parent / "rows.parquet")
+            }
+    for row in rows:
+        row["pair"] = stable_hash(row["prompt"], *sorted((row["chosen"], row["rejected"])))
+        found = rewards.get((row["prompt_id"], row["chosen"], row["rejected"]))
+        if found:
+            row |= {f"{side}_reward": found[f"{side}_reward"] for side in ("chosen", "rejected")}
+    return [row for row in rows if row["chosen"] != row["rejected"]]
+
+
+def features(prompt: Sequence[Mapping], text: str) -> np.ndarray:
+    """What the small reward model sees of an answer, (FEATURES,): characters / 100, share of the prompt's longer words that it
+    uses, 1 if a sentence stands twice, 1 for friendly words, 1 for a refusal."""
+    words = lambda s: set(re.findall(r"\w{4,}", s.lower()))  # noqa: E731
+    asked = words(str(prompt[-1]["content"])) if prompt else set()
+    pieces = [p.strip().lower() for p in re.split(r"[.!?\n]+", text) if p.strip()]
+    return np.array([len(text) / 100, len(asked & words(text)) / max(1, len(asked)), float(len(set(pieces)) < len(pieces)),
+                     float(bool(_FRIENDLY.search(text))), float(bool(_REFUSES.search(text)))])  # fmt: skip
+
+
+def fit(differences: np.ndarray, strength: float = 1.0) -> np.ndarray:
+    """Weights of a linear Bradley-Terry model: logistic regression without intercept on (winner minus loser) features.
+
+    differences: (labels, FEATURES), each divided by the feature's spread. strength: of the ridge penalty; twenty labels
+    alone would fit themselves. Returns (FEATURES,); zeros where all differences are zero.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    if not np.any(differences):
+        return np.zeros(differences.shape[1])
+    both, sides = np.concatenate([differences, -differences]), np.repeat([1, 0], len(differences))
+    return (
+        LogisticRegression(C=1 / (2 * strength), fit_intercept=False, max_iter=1000).fit(both, sides).coef_[0]
+    )
+
+
+# ---------------------------------------------------------------- the result
+
+
+def compared(pairs: Sequence[Mapping], taken: Mapping[str, str]) -> dict[str, Any]:
+    """Your labels beside the others'. taken: pair id -> "chosen" or "rejected" (the file's names of the two answers).
+
+    agreement: judge -> (share, low, high, n) on the labelled pairs, equal answers of a judge left out; weights: judge ->
+    (FEATURES,) of the small model fitted to that judge on the same pairs; elsewhere: how well your small model orders
+    all other pairs; against: the pairs on which you and the truth (without it, the file's label) differ, worst first.
+    """
+    vectors = np.array(
+        [features(p["prompt"], p["chosen"]) - features(p["prompt"], p["rejected"]) for p in pairs]
+    )
+    spread = np.where(vectors.std(axis=0) > 0, vectors.std(axis=0), 1.0)
+    vectors = vectors / spread
+    mine = np.array([{"chosen": 1.0, "rejected": -1.0}.get(taken.get(p["pair"], ""), 0.0) for p in pairs])
+    judges = {"the file's label": np.ones(len(pairs))}
+    for name, key in (("the truth", "gold"), ("the reward model", "reward")):
+        if all(p.get(f"chosen_{key}") is not None for p in pairs):
+            judges[name] = np.sign([p[f"chosen_{key}"] - p[f"rejected_{key}"] for p in pairs])
+    labelled = np.flatnonzero(mine)
+    agreement, weights = {}, {"these labels": fit(vectors[labelled] * mine[labelled, None])}
+    for name, says in judges.items():
+        both = labelled[says[labelled] != 0]
+        if len(both):
+            agreement[name] = (*share_with_interval(mine[both] == says[both]), len(both))
+            weights[name] = fit(vectors[both] * says[both, None])
+    judge = "the truth" if "the truth" in judges else "the file's label"
+    rest = np.flatnonzero((mine == 0) & (judges[judge] != 0))
+    guess = np.sign(vectors[rest] @ weights["these labels"])
+    elsewhere = (
+        (*share_with_interval((guess * judges[judge][rest] + 1) / 2), len(rest)) if len(rest) else None
+    )
+    size = lambda i: abs(pairs[i]["chosen_gold"] - pairs[i]["rejected_gold"]) if judge == "the truth" else 0.0  # noqa: E731
+    against = sorted((int(i) for i in labelled if judges[judge][i] * mine[i] < 0), key=lambda i: -size(i))
+    return {
+        "agreement": agreement,
+        "weights": weights,
+        "elsewhere": elsewhere,
+        "judge": judge,
+        "against": against,
+        "labels": len(labelled),
+    }
+
+
+def draw_judge(pairs: Sequence[Mapping]) -> Drawing:
+    """Agreement with the other judges, and the weights of the small models. Values of `move`: taken (pair id -> side)."""
+    names = ["the truth", "the reward model", "the file's label"]
+    names = [
+        n
+        for n in names
+        if n == "the file's label"
+        or pairs[0].get({"the truth": "chosen_gold", "the reward model": "chosen_reward"}.get(n)) is not None
+    ]
+    rows = [*names, "a small model fitted to\nthem, on other pairs"]
+    fig, (ax, weights) = style.figure(1, 2, width=10.6, height=3.9, width_ratios=[1, 1.25])
+    spans = [ax.plot([], [], "-", color=style.BLUE, linewidth=2.2)[0] for _ in rows]
+    dots = [
+        ax.plot([], [], mark, color=style.BLUE, markersize=9)[0]
+        for mark, _ in zip((*style.MARKERS,), rows, strict=False)
+    ]
+    numbers = [ax.text(0.5, k - 0.32, "", ha="center", va="center", fontsize=9.5) for k in range(len(rows))]
+    ax.axvline(0.5, color=style.CONTROL, linestyle=":", label="coin toss")
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set(xlim=(-0.02, 1.02), ylim=(len(rows) - 0.4, -0.7))
+    style.label(
+        ax, "How often these labels agree with ...", "share of pairs, 95 % interval (dotted: coin toss)"
+    )
+    shown = (
+        ["these labels", *[n for n in ("the truth", "the reward model") if n in names]]
+        if len(names) > 1
+        else ["these labels", "the file's label"]
+    )
+    looks = {
+        "these labels": (style.BLUE, ""),
+        "the truth": (style.TRUTH, "//"),
+        "the reward model": (style.PROXY, ".."),
+        "the file's label": (style.PURPLE, "xx"),
+    }
+    places, width = np.arange(len(FEATURES)), 0.8 / len(shown)
+    bars = {}
+    for k, name in enumerate(shown):
+        color, hatch = looks[name]
+        at = places + (k - (len(shown) - 1) / 2) * width
+        bars[name] = list(weights.barh(at, np.zeros(len(places)), 0.92 * width, color=color, hatch=hatch, edgecolor="white",
+                                       linewidth=0, label=name))  # fmt: skip
+    weights.axvline(0, color="black", linewidth=1)
+    weights.set_yticks(places, FEATURES)
+    weights.set(xlim=(-2.05, 2.05), ylim=(len(FEATURES) - 0.4, -0.6))
+    style.label(weights, "What a small model learns from them", "weight (per st. dev. of the feature)")
+    legend_under(fig, weights)
+
+    def move(taken: Mapping[str, str], who: str = "You") -> Said:
+        found = compared(pairs, taken)
+        told = {**found["agreement"], **({rows[-1]: found["elsewhere"]} if found["elsewhere"] else {})}
+        for k, name in enumerate(rows):
+            value = told.get(name)
+            spans[k].set_data(*(([value[1], value[2]], [k, k]) if value else ([], [])))
+            dots[k].set_data(*(([value[0]], [k]) if value else ([], [])))
+            numbers[k].set(
+                text=f"{100 * value[0]:.0f} % of {value[3]}" if value else "no pair",
+                x=float(np.clip(value[0], 0.12, 0.88)) if value else 0.5,
+            )
+        for name, own in bars.items():
+            for bar, value in zip(own, found["weights"].get(name, np.zeros(len(FEATURES))), strict=True):
+                bar.set_width(float(np.clip(value, -2, 2)))
+        return Said(_told(found, who), *_listed(pairs, found, taken))
+
+    return Drawing(fig, [*spans, *dots, *numbers, *sum(bars.values(), [])], move)
+
+
+def _told(found: Mapping, who: str) -> str:
+    share = lambda v: f"{100 * v[0]:.0f} % of {v[3]} (95 % interval {100 * v[1]:.0f} to {100 * v[2]:.0f} %)"  # noqa: E731
+    agreed = ", ".join(f"with {name} {share(value)}" for name, value in found["agreement"].items())
+    text = f"{who} labelled {found['labels']} pairs. Agreement: {agreed}. "
+    weights = found["weights"]["these labels"]
+    if np.abs(weights).max() >= 0.05:
+        most = int(np.argmax(np.abs(weights)))
+        text += f"The small model fitted to these labels leans most on '{FEATURES[most]}' ({weights[most]:+.2f}). "
+    if found["elsewhere"]:
+        value, low, high, n = found["elsewhere"]
+        text += f"On {n} other pairs it orders {100 * value:.0f} % as {found['judge']} does ({100 * low:.0f} to {100 * high:.0f} %)."
+    return text.strip()
+
+
+def _listed(
+    pairs: Sequence[Mapping], found: Mapping, taken: Mapping[str, str]
+) -> tuple[list[str], list[list]]:
+    known = found["judge"] == "the truth"
+    columns = ["prompt", "taken", "not taken", *(["gold of the two"] if known else [])]
+    rows = []
+    for i in found["against"][:3]:
+        side = taken[pairs[i]["pair"]]
+        other = {"chosen": "rejected", "rejected": "chosen"}[side]
+        gold = [f"{pairs[i][f'{side}_gold']:.1f} against {pairs[i][f'{other}_gold']:.1f}"] if known else []
+        rows.append(
+            [
+                " / ".join(turn["content"] for turn in pairs[i]["prompt"]),
+                pairs[i][side],
+                pairs[i][other],
+                *gold,
+            ]
+        )
+    return columns, rows
+
+
+def stand_in(pairs: Sequence[Mapping], annotator: Any, seed: int) -> dict[str, str]:
+    """Labels where no reader has judged: of `annotator` (a world.Annotator), or, without one, the file's own."""
+    if annotator is None:
+        return {pair["pair"]: "chosen" for pair in pairs}
+    rng = random.Random(derive_seed(seed, "stand-in"))
+    return {
+        p["pair"]: ("chosen", "rejected")[annotator.choose(p["prompt"], p["chosen"], p["rejected"], rng)]
+        for p in pairs
+    }

@@ -1,0 +1,266 @@
+"""What all views share: a figure that is drawn once and then only moved, the words that say what it shows, controls.
+
+A view is data, a `Drawing` and a few standard ipywidgets. Static (papermill, GitHub) and live use one and the same
+drawing: static, it is drawn for the default setting; live, each change of a control calls `move` and paints only the
+moving artists over the kept background, which takes a few hundredths of a second. Nothing is trained in a callback.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from rlhf_kit.errors import KitError
+from rlhf_kit.views.tables import table
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a setting shows, in words: the text alternative of the figure, and a small table beside it.
+
+    text: plain sentences; texts of people or models stand only in `rows`. whole: axes changed, so all is drawn anew.
+    """
+
+    text: str
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[Any]] = ()
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, the artists that a setting moves, and move(**values) -> Said, which moves them."""
+
+    figure: Figure
+    moving: Sequence[Artist]
+    move: Callable[..., Said]
+
+
+@dataclass
+class Panel:
+    """A view on the screen. `png` and `said` are what it shows now; `controls` is empty where it is static."""
+
+    png: bytes
+    said: Said
+    controls: Mapping[str, Any] = field(default_factory=dict)
+    parts: dict[str, Any] = field(default_factory=dict)  # the widgets image, text, table, note and box
+    refresh: Callable[[], None] = lambda: None
+
+    def set(self, **values: Any) -> None:
+        """Sets several controls and draws once."""
+        self.parts["held"] = True
+        try:
+            for name, value in values.items():
+                self.controls[name].value = value
+        finally:
+            self.parts["held"] = False
+        self.refresh()
+
+    def _ipython_display_(self) -> None:
+        """Nothing: the view was displayed when it was made."""
+
+
+# ---------------------------------------------------------------- painting
+
+
+def painter(drawing: Drawing) -> Callable[[bool], bytes]:
+    """paint(whole) -> PNG. The still artists are painted once and kept; `whole` paints them again."""
+    figure, kept = drawing.figure, {}
+    FigureCanvasAgg(figure)  # a canvas of its own, whatever pyplot's backend is
+
+    def background() -> Any:
+        # The layout is solved with everything in place, then held: it is the slowest part of a drawing.
+        for artist in drawing.moving:
+            artist.set_animated(False)
+        figure.set_layout_engine("constrained")
+        figure.canvas.draw()
+        figure.set_layout_engine("none")
+        for artist in drawing.moving:
+            artist.set_animated(True)
+        figure.canvas.draw()
+        return figure.canvas.copy_from_bbox(figure.bbox)
+
+    def paint(whole: bool = False) -> bytes:
+        if whole or "still" not in kept:
+            kept["still"] = background()
+        figure.canvas.restore_region(kept["still"])
+        for artist in sorted(drawing.moving, key=lambda a: a.get_zorder()):
+            if artist.axes is not None:
+                artist.axes.draw_artist(artist)
+        return _png(figure)
+
+    return paint
+
+
+def legend_under(figure: Figure, ax: Any, columns: int = 4) -> None:
+    """One legend for the whole figure, under it, where it neither hides anything nor widens a panel."""
+    handles, texts = ax.get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside lower left", ncols=columns, frameon=False, fontsize=8.5)
+
+
+def _png(figure: Figure) -> bytes:
+    from PIL import Image
+
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "png", compress_level=1)
+    return out.getvalue()
+
+
+def smaller(png: bytes) -> bytes:
+    """The same picture for a file: in at most 256 colours and packed hard, which a redrawing has no time for."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.open(io.BytesIO(png)).quantize(256, dither=Image.Dither.NONE).save(out, "png", optimize=True)
+    return out.getvalue()
+
+
+# ---------------------------------------------------------------- on the screen
+
+
+def present(
+    drawing: Drawing,
+    defaults: Mapping[str, Any],
+    controls: Callable[[], Mapping[str, Any]],
+    *,
+    interactive: bool,
+    name: str,
+    extra: Callable[[], Sequence[Any]] | None = None,
+) -> Panel:
+    """Displays a drawing for the `defaults`; live, below the controls that change them.
+
+    controls() -> name of a value -> widget; called only when live, since widgets leave state in the notebook.
+    extra() -> further widgets (buttons) for the end of the row of controls. Live, the output also carries the first
+    picture as PNG, for pages that cannot show widgets. A KitError of `move` is shown in place of the sentence.
+    """
+    plt.close(drawing.figure)  # pyplot forgets it, so it is not displayed a second time and does not pile up
+    said = drawing.move(**defaults)
+    paint = painter(drawing)
+    panel = Panel(paint(True), said)
+    bundle = {"image/png": base64.b64encode(smaller(panel.png)).decode(), "text/plain": said.text}
+    if interactive:
+        _make_live(panel, drawing, paint, controls(), extra() if extra else (), name)
+        bundle[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": panel.parts["box"].model_id}
+    _display(bundle, said, words=not interactive)
+    return panel
+
+
+def _display(bundle: Mapping[str, Any], said: Said, words: bool) -> None:
+    from IPython.display import Markdown, display
+
+    display(dict(bundle), metadata={"image/png": {"alt": said.text}}, raw=True)
+    if words:
+        display(
+            Markdown(
+                "\n\n".join([_plain(said.text), *([table(said.rows, said.columns)] if said.rows else [])])
+            )
+        )
+
+
+def _plain(text: str) -> str:
+    """A sentence of ours as Markdown: only what would be read as mark-up is escaped."""
+    from rlhf_kit.views.tables import escape
+
+    return escape(text)
+
+
+def _make_live(panel: Panel, drawing: Drawing, paint, controls: Mapping, extra: Sequence, name: str) -> None:
+    import ipywidgets as widgets
+
+    size = drawing.figure.get_size_inches() * drawing.figure.dpi
+    image = widgets.HTML()
+    text, under = widgets.HTML(), widgets.HTML()
+    look = {"flex_flow": "row wrap", "align_items": "center", "grid_gap": "4px 20px"}
+    rows = widgets.HBox([*controls.values(), *extra], layout=look)
+    box = widgets.VBox([rows, image, text, under])
+    box.add_class("rlhf-kit-view")
+    box.add_class(f"view-{name}")
+    panel.controls = dict(controls)
+    panel.parts |= {"image": image, "text": text, "table": under, "box": box, "row": rows, "held": False}
+
+    def show(said: Said, png: bytes | None) -> None:
+        panel.said = said
+        if png is not None:
+            panel.png = png
+            image.value = picture_html(png, said.text, size)
+        text.value = status(said.text)
+        under.value = table_html(said.rows, said.columns) if said.rows else ""
+
+    def refresh(_: Any = None) -> None:
+        if panel.parts["held"]:
+            return
+        try:
+            said = drawing.move(**{key: control.value for key, control in panel.controls.items()})
+        except KitError as error:
+            show(Said(f"Not shown: {error}"), None)
+            return
+        show(said, paint(said.whole))
+
+    panel.refresh = refresh
+    for control in controls.values():
+        control.observe(refresh, "value")
+    show(panel.said, panel.png)
+
+
+# ---------------------------------------------------------------- words
+
+
+def picture_html(png: bytes, text: str, size: Sequence[float]) -> str:
+    """A picture with its text alternative (ipywidgets' Image has none, and breaks when given a tooltip). Its size is set
+    and it is decoded before it is painted, so that a change neither flickers nor moves the page."""
+    width, height = (round(side) for side in size)
+    data = base64.b64encode(png).decode()
+    return (f'<img alt="{html.escape(text)}" width="{width}" height="{height}" decoding="sync" style="max-width:100%;height:auto" '
+            f'src="data:image/png;base64,{data}">')  # fmt: skip
+
+
+def status(text: str) -> str:
+    """A sentence as HTML that screen readers announce when it changes."""
+    return f'<p role="status" aria-live="polite" style="max-width:70em;line-height:1.45;margin:4px 2px">{html.escape(text)}</p>'
+
+
+def table_html(rows: Sequence[Sequence[Any]], columns: Sequence[str], digits: int = 2) -> str:
+    """A small table; every cell is escaped, so texts of models and people can be shown as they are."""
+    look = "padding:3px 10px 3px 2px;text-align:{};vertical-align:top;white-space:{};border-bottom:1px solid #8884"
+    numeric = [all(_number(row[i]) for row in rows) for i in range(len(columns))]
+    side = ["right" if n else "left" for n in numeric]
+    short = [all(len(words(row[i], digits)) <= 16 for row in rows) for i in range(len(columns))]
+    styles = [look.format(s, "nowrap" if short[i] else "pre-wrap") for i, s in enumerate(side)]
+    cell = lambda tag, style, text: f'<{tag} style="{style}">{html.escape(text)}</{tag.split()[0]}>'  # noqa: E731
+    head = "".join(cell('th scope="col"', style, name) for name, style in zip(columns, styles, strict=True))
+    body = "".join(
+        "<tr>"
+        + "".join(cell("td", style, words(v, digits)) for v, style in zip(row, styles, strict=True))
+        + "</tr>"
+        for row in rows
+    )
+    return f'<table style="border-collapse:collapse;max-width:80em;line-height:1.4"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def words(value: Any, digits: int = 2) -> str:
+    """One value as people read it: floats rounded, nothing as a dash."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, float | np.floating):
+        return f"{value:.{digits}f}"
+    return str(value)
+
+
+def _number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float | np.number) and not isinstance(value, bool))
