@@ -20,11 +20,18 @@ from rlhf_kit.evaluation.statistics import (
     paired_difference,
     seeds_interval,
 )
-from rlhf_kit.evaluation.win_rates import length_controlled_win_rate, win_rate
+from rlhf_kit.evaluation.win_rates import (
+    compare_policies,
+    length_controlled_win_rate,
+    win_rate,
+    win_rate_of,
+    win_rates_by_category,
+)
 
 __all__ = [
     "Difference", "Interval", "bayes_accuracy", "best_of_n_curve", "best_of_n_mean", "bon_kl_bound",
-    "bradley_terry", "cluster_interval", "diversity", "expected_calibration_error",
+    "bradley_terry", "cluster_interval", "compare_policies", "diversity", "expected_calibration_error",
     "length_controlled_win_rate", "paired_difference", "reliability_table", "reward_accuracy",
-    "reward_length_correlation", "rewardbench_sections", "seeds_interval", "win_rate",
+    "reward_length_correlation", "rewardbench_sections", "seeds_interval", "win_rate", "win_rate_of",
+    "win_rates_by_category",
 ]
