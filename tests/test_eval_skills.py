@@ -69,7 +69,8 @@ def test_before_and_after_are_paired(tmp_path):
     assert (line["before"], line["after"], line["gained"], line["lost"]) == (0.5, 0.25, 1, 6)
     assert line["p"] == pytest.approx(2 * (1 + 7) / 2**7)  # exact: 1 or fewer of 7 changes, two-sided
     assert line["low"] < -0.25 < line["high"] and line["difference"] == pytest.approx(-0.25)
-    assert skills.compare_skills(before, before)[0]["p"] == 1
+    same = skills.compare_skills(before, before)[0]
+    assert same["p"] == 1 and same["low"] == -same["high"] < 0
 
 
 def test_the_newest_results_count_and_mixtures_are_refused(tmp_path):

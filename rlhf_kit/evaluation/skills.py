@@ -191,6 +191,8 @@ def compare_skills(before: Mapping[str, Mapping], after: Mapping[str, Mapping]) 
             raise KitError(f"{task}: before and after did not answer the same questions")
         a, b = (np.array([side["samples"][i][1] for i in ids]) for side in (old, new))
         found = cluster_interval(b - a)
+        if not (b - a).any():  # nothing changed: the bound for a share of 0 holds on both sides
+            found = found._replace(low=-found.high)
         gained, lost = int((b > a).sum()), int((b < a).sum())
         binary = np.isin(np.concatenate([a, b]), [0.0, 1.0]).all()
         p = float(mcnemar([[0, lost], [gained, 0]], exact=True).pvalue) if binary and gained + lost else (1.0 if binary else None)
