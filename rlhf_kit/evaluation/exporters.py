@@ -22,11 +22,13 @@ OFFICIAL = {
     "alpaca_eval": """python -m venv side-alpaca && side-alpaca/bin/pip install "alpaca-eval==0.6.6" "scikit-learn<1.10"
 OPENAI_API_KEY=... side-alpaca/bin/alpaca_eval --model_outputs {path} --annotators_config weighted_alpaca_eval_gpt4_turbo
 # judgements: {folder}/weighted_alpaca_eval_gpt4_turbo/annotations.json; its fit needs the hub for df_gamed.csv""",
-    "mt_bench": """git clone https://github.com/lm-sys/FastChat && cd FastChat && python -m venv side-mt && side-mt/bin/pip install -e ".[model_worker,llm_judge]"
+    "mt_bench": """git clone https://github.com/lm-sys/FastChat && cd FastChat
+python -m venv side-mt && side-mt/bin/pip install -e ".[model_worker,llm_judge]"
 cp {path} fastchat/llm_judge/data/mt_bench/model_answer/ && cd fastchat/llm_judge
 OPENAI_API_KEY=... ../../side-mt/bin/python gen_judgment.py --model-list {model} --parallel 2
 # judgements: data/mt_bench/model_judgment/gpt-4_single.jsonl""",
-    "arena_hard": """git clone https://github.com/lmarena/arena-hard-auto && cd arena-hard-auto && python -m venv side-arena && side-arena/bin/pip install -r requirements.txt
+    "arena_hard": """git clone https://github.com/lmarena/arena-hard-auto && cd arena-hard-auto
+python -m venv side-arena && side-arena/bin/pip install -r requirements.txt
 cp {path} data/BENCH/model_answer/       # and name the model in config/arena-hard-v2.0.yaml
 OPENAI_API_KEY=... side-arena/bin/python gen_judgment.py
 # judgements: data/BENCH/model_judgment/JUDGE/{model}.jsonl""",

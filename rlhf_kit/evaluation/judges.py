@@ -41,6 +41,16 @@ class Verdicts:
         """Win rate of a with ties half and an interval over prompts; see `win_rates.win_rate_of`."""
         return win_rate_of(self.preference, prompt_ids, missing, **options)
 
+    def battles(self, left: str, right: str, prompt_ids: Sequence | None = None) -> list[dict]:
+        """The verdicts as battles for `bradley_terry` and `elo`: left is a's name, right b's, above 0.5 a wins.
+
+        Pairs without a verdict are no battles; their number is N less the length of the list.
+        """
+        names = {1.0: "left", -1.0: "right", 0.0: "tie"}
+        ids = range(len(self.preference)) if prompt_ids is None else prompt_ids
+        return [{"left": left, "right": right, "winner": names[float(np.sign(p - 0.5))], "prompt_id": i}
+                for i, p in zip(ids, self.preference, strict=True) if np.isfinite(p)]
+
 
 class ScalarJudge:
     """The higher of two scores wins; equal scores tie. scorer: anything with `score(prompts, texts)` and `name`.
