@@ -47,10 +47,10 @@ def test_intervals_of_ratings_cover_the_truth():
     logs = np.array(list(SKILL.values())) * 400 / np.log(10)
     truth = dict(zip(SKILL, logs - logs.mean(), strict=True))
     inside = []
-    for seed in range(40):
-        found = bradley_terry_intervals(battles(120, seed, ties=0), prior=0.1, n_resamples=100, seed=seed)
+    for seed in range(30):
+        found = bradley_terry_intervals(battles(120, seed, ties=0), prior=0.1, n_resamples=80, seed=seed)
         inside += [line["low"] <= truth[line["player"]] <= line["high"] for line in found]
-    assert 0.90 <= np.mean(inside) <= 0.99
+    assert 0.88 <= np.mean(inside) <= 0.99
     assert [line["rating"] for line in found] == sorted((line["rating"] for line in found), reverse=True)
 
 
