@@ -89,6 +89,25 @@ def test_the_newest_results_count_and_mixtures_are_refused(tmp_path):
         skills.read_lm_eval(tmp_path / "nowhere")
 
 
+def test_filters_are_chosen_and_mmlu_is_one_column(tmp_path):
+    rows = [{"doc_id": i, "doc_hash": f"h{i}", "exact_match": float(name == "flexible-extract"), "filter": name}
+            for i in range(3) for name in ("strict-match", "flexible-extract")]
+    for task in ("gsm8k", "own"):
+        (tmp_path / f"samples_{task}_2026-01-01T00-00-00.000000.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    with pytest.raises(KitError, match="strict-match, flexible-extract; choose"):
+        skills.read_lm_eval(tmp_path)
+    found = skills.read_lm_eval(tmp_path, {"own": "exact_match,strict-match"})
+    assert found["gsm8k"]["value"] == 1 and found["own"]["value"] == 0 and found["own"]["n"] == 3
+    for task, n, right in (("mmlu_law", 1, 1), ("mmlu_history", 3, 0)):
+        lines = [{"doc_id": i, "doc_hash": f"{task}{i}", "acc": right, "filter": "none"} for i in range(n)]
+        (tmp_path / f"samples_{task}_2026-01-01T00-00-00.000000.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
+    table = skills.academic_table(skills.read_lm_eval(tmp_path, {"own": "exact_match,strict-match"}))
+    assert {name: one["value"] for name, one in table.items()} == {"GSM8K": 1, "MMLU": 0.25}
+    assert skills.compare_skills(table, table)[1]["n"] == 4
+    with pytest.raises(KitError, match="none of the academic"):
+        skills.academic_table({"own": found["own"]})
+
+
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm_eval lives in an environment of its own")
 def test_the_pocket_tasks_run_in_lm_eval(tasks, tmp_path):
     command = skills.pocket_command(PROJECT / "data" / "pocket_base", tasks, tmp_path)

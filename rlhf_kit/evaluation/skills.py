@@ -141,10 +141,12 @@ def _write(folder: Path, task: str, docs: list[dict], more: Mapping[str, Any]) -
 def read_lm_eval(folder: str | Path, metrics: Mapping[str, str] | None = None) -> dict[str, dict]:
     """lm-eval's result folder: {task: {metric, value, n, samples: {doc id: (doc hash, value)}}}.
 
-    The newest results of each task count. metrics: {task: metric} where a task reports several, as "acc_norm"; default exact_match,
-    acc, acc_norm or pass@1, whichever its samples have first. KitError for a folder without results or samples
-    (run with --log_samples), and when the samples do not give the mean that lm-eval reports.
+    The newest results of each task count. metrics: {task: "metric" or "metric,filter"} where a task reports several; default
+    those of `ACADEMIC`, else exact_match, acc, acc_norm or pass@1, whichever its samples have first. KitError for a folder
+    without samples (run with --log_samples), several filters and none chosen, and samples that do not give the mean
+    that lm-eval reports.
     """
+    wanted = {task: metric for task, _, metric in ACADEMIC.values()} | dict(metrics or {})
     newest: dict[str, Path] = {}
     for path in sorted(Path(folder).rglob("samples_*.jsonl"), key=lambda p: p.stem[-26:]):  # the name ends with the time
         newest[path.stem[len("samples_"):].rsplit("_", 1)[0]] = path
@@ -153,21 +155,47 @@ def read_lm_eval(folder: str | Path, metrics: Mapping[str, str] | None = None) -
     reported: dict[str, dict] = {}
     for path in sorted(Path(folder).rglob("results_*.json"), key=lambda p: p.stem[-26:]):
         reported |= read_json(path).get("results", {})
-    found = {}
-    for task, path in newest.items():
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-        known = [m for m in ("exact_match", "acc", "acc_norm", "pass@1", "pass_at_1") if m in rows[0]] if rows else []
-        metric = (metrics or {}).get(task) or (known[0] if known else None)
-        if metric is None or any(metric not in row for row in rows):
-            raise KitError(f"{path.name}: the samples have no metric {metric or 'that is known'}")
-        # Several filters of one question stand in several rows: the last filter is the one that counts most freely.
-        samples = {row["doc_id"]: (row.get("doc_hash"), float(row[metric])) for row in rows}
-        value = float(np.mean([v for _, v in samples.values()]))
-        official = [v for k, v in reported.get(task, {}).items() if k.split(",")[0] == metric and isinstance(v, int | float)]
-        if official and min(abs(value - v) for v in official) > 1e-6:
-            raise KitError(f"{path.name}: the samples' mean {metric} is {value:.4f}, lm-eval reports {official[0]:.4f}; files of two runs?")
-        found[task] = {"metric": metric, "value": value, "n": len(samples), "samples": samples}
-    return found
+    return {task: _read_task(task, path, wanted.get(task), reported.get(task, {})) for task, path in newest.items()}
+
+
+def _read_task(task: str, path: Path, wanted: str | None, reported: Mapping) -> dict:
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    if not rows:
+        raise KitError(f"{path.name} holds no samples")
+    metric, _, chosen = (wanted or "").partition(",")
+    metric = metric or next((m for m in ("exact_match", "acc", "acc_norm", "pass@1", "pass_at_1") if m in rows[0]), "")
+    filters = list(dict.fromkeys(row.get("filter") or "none" for row in rows))
+    chosen = chosen or filters[0]
+    if (len(filters) > 1 and not wanted) or chosen not in filters:
+        raise KitError(f"{path.name}: the samples went through the filters {', '.join(filters)}; choose with metrics={{{task!r}: 'metric,filter'}}")
+    rows = [row for row in rows if (row.get("filter") or "none") == chosen]
+    if not metric or any(metric not in row for row in rows):
+        raise KitError(f"{path.name}: the samples have no metric {metric or 'that is known'}")
+    samples = {row["doc_id"]: (row.get("doc_hash"), float(row[metric])) for row in rows}
+    if len(samples) != len(rows):
+        raise KitError(f"{path.name}: a question stands in it twice")
+    value = float(np.mean([v for _, v in samples.values()]))
+    official = reported.get(f"{metric},{chosen}")
+    if official is not None and abs(value - float(official)) > 1e-6:
+        raise KitError(f"{path.name}: the samples' mean {metric} is {value:.4f}, lm-eval reports {official:.4f}; files of two runs?")
+    return {"metric": metric, "value": value, "n": len(samples), "samples": samples}
+
+
+def academic_table(found: Mapping[str, Mapping]) -> dict[str, dict]:
+    """The tasks of `read_lm_eval` under Table 3's names, the 57 tests of MMLU taken together by question as lm-eval does.
+
+    For `compare_skills`, and in percent for `benches.beside_paper("table3_academic", ...)`. What was not run is not there.
+    """
+    table = {}
+    for name, (task, _, _) in ACADEMIC.items():
+        parts = {t: one for t, one in found.items() if t == task or (task == "mmlu" and t.startswith("mmlu_"))}
+        if parts:
+            samples = {(t, i): v for t, one in sorted(parts.items()) for i, v in one["samples"].items()}
+            table[name] = {"metric": next(iter(parts.values()))["metric"], "n": len(samples), "samples": samples,
+                           "value": float(np.mean([v for _, v in samples.values()]))}
+    if not table:
+        raise KitError(f"none of the academic tests is among {', '.join(found)}")
+    return table
 
 
 def compare_skills(before: Mapping[str, Mapping], after: Mapping[str, Mapping]) -> list[dict]:
