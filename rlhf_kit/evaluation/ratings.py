@@ -132,6 +132,8 @@ def _rating(scores: np.ndarray) -> np.ndarray:
 
 def _maximum(wins: np.ndarray, tolerance: float = 1e-13) -> np.ndarray:
     """Maximum-likelihood scores (sum 1) of a strongly connected win matrix: Newton's method on log scores."""
+    from scipy.special import expit
+
     battles, won = wins + wins.T, wins.sum(axis=1)
     theta = np.zeros(len(wins))
 
@@ -140,11 +142,15 @@ def _maximum(wins: np.ndarray, tolerance: float = 1e-13) -> np.ndarray:
         return float(-(wins * np.logaddexp(0.0, -gap)).sum())
 
     for _ in range(200):
-        chance = 1 / (1 + np.exp(theta[None, :] - theta[:, None]))
+        chance = expit(theta[:, None] - theta[None, :])
         slope = won - (battles * chance).sum(axis=1)
         curve = battles * chance * (1 - chance)
         # The log scores are only known up to a constant; the added 1 fixes their mean, where the slope is 0.
-        step = np.linalg.solve(np.diag(curve.sum(axis=1)) - curve + 1.0, slope)
+        hessian = np.diag(curve.sum(axis=1)) - curve + 1.0
+        try:
+            step = np.linalg.solve(hessian, slope)
+        except np.linalg.LinAlgError:  # players so far apart that a float sees no curvature between them
+            step = np.linalg.pinv(hessian, hermitian=True) @ slope
         here, length = likelihood(theta), 1.0
         while likelihood(theta + length * step) < here - 1e-12 * abs(here) and length > 1e-6:
             length /= 2
