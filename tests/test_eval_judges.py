@@ -107,6 +107,21 @@ def test_the_pairwise_judge_shows_both_orders():
     assert verdicts.preference == pytest.approx([0.6]) and verdicts.report["flip_rate"] == 0.25
 
 
+def test_two_policies_are_judged_on_the_same_prompts():
+    rows = [{"policy": name, "temperature": 1.0, "prompt_id": f"p{i}", "sample": s, "text": text * (i + 1), "category": "chat", "gold": 1.0}
+            for name, text in (("online", "xx"), ("sft", "y")) for i in range(3) for s in (0, 1)]
+    prompts = {f"p{i}": ASK[0] for i in range(3)}
+    verdicts, columns = evaluation.judge_policies(rows[::-1], prompts, RuleJudge(longer), "online", "sft", 1.0)
+    assert verdicts.win_rate(columns["prompt_id"])["win_rate"] == 1 and len(columns["category"]) == 6
+    assert all(a == 2 * b for a, b in zip(columns["length_a"], columns["length_b"], strict=True))
+    with pytest.raises(KitError, match="6 and 5 answers, 5 in common"):
+        evaluation.judge_policies(rows[:-1], prompts, RuleJudge(longer), "online", "sft", 1.0)
+    with pytest.raises(KitError, match="'dpo' was not evaluated at temperature 1; there is online at 1, sft at 1"):
+        evaluation.judge_policies(rows, prompts, RuleJudge(longer), "dpo", "sft", 1.0)
+    with pytest.raises(KitError, match="'p0' of an answer is not among"):
+        evaluation.judge_policies(rows, {}, RuleJudge(longer), "online", "sft", 1.0)
+
+
 # --- win rates from verdicts ---
 
 

@@ -8,7 +8,7 @@ A judge that saw the training signal flatters: judge with another one than label
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,6 +110,39 @@ def shorter(prompt, a: str, b: str) -> float:
     return 1 - longer(prompt, a, b)
 
 
+def judge_policies(rows: Sequence[Mapping], prompts: Mapping[str, Any], judge, policy: str, baseline: str,
+                   temperature: float) -> tuple[Verdicts, dict[str, list]]:
+    """A judge on the answers of two policies to the same prompts, as `stages.evaluation` leaves them.
+
+    rows: policy, temperature, prompt_id, sample, text, length, category (and gold). prompts: {prompt_id: messages}.
+    Returns the verdicts (policy is a, baseline is b) and the columns in their order: prompt_id, category, length_a, length_b,
+    gold_a, gold_b (None without a known truth). KitError when the two did not answer the same prompts and samples.
+    """
+    sides = []
+    for name in (policy, baseline):
+        mine = [row for row in rows if row["policy"] == name and row["temperature"] == temperature]
+        sides.append({(row["prompt_id"], row["sample"]): row for row in mine})
+        if not mine:
+            known = ", ".join(sorted({f"{row['policy']} at {row['temperature']:g}" for row in rows}))
+            raise KitError(f"policy {name!r} was not evaluated at temperature {temperature:g}; there is {known or 'nothing'}")
+        if len(sides[-1]) != len(mine):
+            raise KitError(f"policy {name!r} answered a prompt twice with the same sample number")
+    if set(sides[0]) != set(sides[1]):
+        raise KitError(f"{policy!r} and {baseline!r} did not answer the same prompts: {len(sides[0])} and {len(sides[1])} answers, "
+                       f"{len(set(sides[0]) & set(sides[1]))} in common")
+    keys = list(sides[0])
+    unknown = [key[0] for key in keys if key[0] not in prompts]
+    if unknown:
+        raise KitError(f"the prompt {unknown[0]!r} of an answer is not among the prompts")
+    a, b = ([side[key] for key in keys] for side in sides)
+    verdicts = judge.compare([prompts[key[0]] for key in keys], [row["text"] for row in a], [row["text"] for row in b])
+    columns: dict[str, list] = {"prompt_id": [key[0] for key in keys], "category": [row.get("category") for row in a]}
+    for side, own in (("a", a), ("b", b)):
+        columns[f"length_{side}"] = [len(row["text"]) for row in own]
+        columns[f"gold_{side}"] = [row.get("gold") for row in own]
+    return verdicts, columns
+
+
 # ---------------------------------------------------------------- what is wrong with a judge
 
 
@@ -141,6 +174,8 @@ def length_bias(preference: Sequence[float], length_a: Sequence[float], length_b
     `quality` (N,): how much better a truly is (gold a - gold b). Without it a slope may be honest: longer answers may
     be better. Robust errors, by prompt where ids are given. Rows without a verdict (nan) are left out and counted.
     """
+    import warnings
+
     import statsmodels.api as sm
 
     columns = [np.asarray(x, dtype=np.float64).ravel() for x in (preference, length_a, length_b)]
@@ -159,13 +194,10 @@ def length_bias(preference: Sequence[float], length_a: Sequence[float], length_b
     if prompt_ids is not None:
         _, groups = np.unique([str(i) for i, keep in zip(prompt_ids, usable, strict=True) if keep], return_inverse=True)
         options = {"cov_type": "cluster", "cov_kwds": {"groups": groups}}
-    # A small ridge would bias the slope; separation (a judge that only measures length) shows as a huge slope instead.
-    import warnings
-
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # separation (a judge that only measures length) is recognised below
         fit = sm.GLM(columns[0][usable], np.stack(terms, axis=1), family=sm.families.Binomial()).fit(**options, maxiter=100)
-    separated = bool(np.abs(fit.fittedvalues - columns[0][usable]).max() < 1e-4)
+        separated = bool(np.abs(fit.fittedvalues - columns[0][usable]).max() < 1e-4)
     slope, (low, high), p = float(fit.params[1]), fit.conf_int()[1], float(fit.pvalues[1])
     if separated:  # no finite estimate; the sign is certain
         slope, low, high, p = float(np.sign(slope) * np.inf), *((0.0, np.inf) if slope > 0 else (-np.inf, 0.0)), 0.0
