@@ -242,6 +242,7 @@ def test_replies_that_do_not_parse_are_counted_and_not_dropped(tmp_path):
     assert np.isnan(verdicts.preference[:3]).all() and verdicts.preference[3] == 1
     assert verdicts.ledger.dropped == {"empty reply": 1, "reply not understood": 1, "refused by the server": 1}
     assert verdicts.report["not_understood"] == ["Both are fine."] * 2
+    assert len(verdicts.report["refused"]) == 2 and verdicts.report["refused"][0].startswith("400")
     with pytest.raises(KitError, match="3 in all"):
         verdicts.win_rate()
     assert verdicts.win_rate(missing="drop")["missing"] == 3
@@ -283,15 +284,23 @@ def test_the_key_comes_from_the_environment_and_is_shown_nowhere(tmp_path, monke
     with server(likes_long) as (url, seen):
         judge(url, tmp_path, api_key_env="MY_JUDGE_KEY").compare(ASK, ["aa"], ["b"])
         assert not any("secret" in p.read_text() for p in (tmp_path / "cache").rglob("*.json"))
-        monkeypatch.delenv("MY_JUDGE_KEY")
-        judge(url, tmp_path, api_key_env="MY_JUDGE_KEY").compare(ASK, ["aaaa"], ["b"])
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-other")  # nobody said that it is for this server
+        judge(url, tmp_path).compare(ASK, ["aaaa"], ["b"])
         assert seen[-1]["key"] is None
+        monkeypatch.delenv("MY_JUDGE_KEY")
+        with pytest.raises(KitError, match="MY_JUDGE_KEY .* is not set"):
+            judge(url, tmp_path, api_key_env="MY_JUDGE_KEY").compare(ASK, ["aaaaa"], ["b"])
 
 
 def test_a_redirect_and_a_broken_server_end_with_one_sentence(tmp_path):
     with server(lambda body, n: (302, {"Location": "http://127.0.0.1:1/"}, "")) as (url, _):
         with pytest.raises(KitError, match="answered 302"):
             judge(url, tmp_path).compare(ASK, ["a"], ["b"])
+    with server(lambda body, n: (400, {}, {"error": "no logprobs here"})) as (url, seen):
+        for _ in range(2):  # not remembered: the server's settings may change
+            with pytest.raises(KitError, match="refused all 2 requests; the first: 400: .*no logprobs here"):
+                judge(url, tmp_path).compare(ASK, ["a"], ["b"])
+        assert len(seen) == 4
     with server(lambda body, n: (200, {}, "<html>")) as (url, _):
         with pytest.raises(KitError, match="no chat completion"):
             judge(url, tmp_path).compare(ASK, ["a"], ["b"])

@@ -65,7 +65,8 @@ class EndpointJudge:
     """Asks a chat-completions endpoint about each pair in both orders.
 
     base_url: as "http://127.0.0.1:8000/v1". model: its name there. cache: folder for the replies. api_key_env: name of
-    the environment variable that holds the key; unset means no key is sent (a local server).
+    the environment variable that holds the key; None sends no key (a local server), so that no server sees a key
+    that was not meant for it.
     style "verdict": the judge writes, and its [[A]], [[B]] or [[C]] is read (`template` with {context}, {a}, {b}).
     style "letter": a pairwise preference model (paper section 2.1) in the kit's own format; its next-token
     probabilities of A and B are read from the log-probabilities, P(A) / (P(A) + P(B)).
@@ -74,14 +75,14 @@ class EndpointJudge:
     """
 
     def __init__(self, base_url: str, model: str, cache: str | Path, *, style: str = "verdict", template: str = TEMPLATE,
-                 api_key_env: str = "OPENAI_API_KEY", name: str | None = None, temperature: float = 0.0,
+                 api_key_env: str | None = None, name: str | None = None, temperature: float = 0.0,
                  max_tokens: int = 512, tries: int = 6, wait: float = 1.0, timeout: float = 120.0, workers: int = 4,
                  price_in: float | None = None, price_out: float | None = None):
         parts = urllib.parse.urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise KitError(f"base_url {base_url!r} is no http address; give one such as http://127.0.0.1:8000/v1")
         if parts.username or parts.password:
-            raise KitError(f"base_url must hold no password; put the key into the environment variable {api_key_env}")
+            raise KitError("base_url must hold no password; put the key into an environment variable and name it in api_key_env")
         if style not in ("verdict", "letter"):
             raise KitError(f"style is {style!r}; it must be verdict or letter")
         if style == "verdict" and not all(mark in template for mark in ("{context}", "{a}", "{b}")):
@@ -101,12 +102,14 @@ class EndpointJudge:
         """Verdicts on N pairs. A pair of which either order got no usable reply has preference nan and is counted in the
         ledger as "empty reply", "reply not understood" or "refused by the server" (a request it cannot take, as one too
         long). report: calls, from_cache, prompt_tokens, completion_tokens, cost (None without prices), flip_rate,
-        first_place, not_understood (up to five replies).
+        first_place, not_understood and refused (up to five replies and reasons).
 
         Raises KitError when the endpoint cannot be reached, refuses the key or stays overloaded: what was answered until
         then is kept, and the same call goes on from there.
         """
         same_number(prompts, a, b)
+        if self.api_key_env and not os.environ.get(self.api_key_env):
+            raise KitError(f"the environment variable {self.api_key_env} that should hold the judge's key is not set")
         self._stop.clear()
         self._spent = {"calls": 0, "from_cache": 0, "prompt_tokens": 0, "completion_tokens": 0}
         asked = [self._messages(p, x, y) for p, x, y in zip(prompts, a, b, strict=True)]
@@ -125,6 +128,8 @@ class EndpointJudge:
                     raise KitError(f"{error}; {kept} of {len(asked)} replies are kept in {self.cache}, and the same call "
                                    "goes on from there") from None
                 raise
+        if replies and all("refused" in reply for reply in replies):
+            raise KitError(f"the judge at {self.base_url} refused all {len(replies)} requests; the first: {replies[0]['refused']}")
         return self._verdicts(replies, len(prompts))
 
     # ------------------------------------------------------------ what is asked
@@ -149,7 +154,8 @@ class EndpointJudge:
             self._count(from_cache=1)
             return read_json(path)
         reply = self._ask({"model": self.model, "messages": messages, **self.options})
-        write_json(path, reply)  # through a temporary file: never half a reply
+        if "refused" not in reply:  # a refusal may be the server's setting, and that may change
+            write_json(path, reply)  # through a temporary file: never half a reply
         usage = reply.get("usage") or {}
         self._count(calls=1, prompt_tokens=usage.get("prompt_tokens") or 0,
                     completion_tokens=usage.get("completion_tokens") or 0)
@@ -162,7 +168,7 @@ class EndpointJudge:
 
     def _ask(self, body: dict) -> dict:
         """{text, usage, logprobs} or {refused: why}; retries what may pass, gives up on what will not."""
-        key, last = os.environ.get(self.api_key_env), ""
+        key, last = os.environ.get(self.api_key_env) if self.api_key_env else None, ""
         request = urllib.request.Request(f"{self.base_url}/chat/completions", json.dumps(body).encode(), method="POST")
         request.add_header("Content-Type", "application/json")
         if key:
@@ -177,7 +183,8 @@ class EndpointJudge:
                 if error.code in (400, 413, 422):
                     return {"refused": f"{error.code}: {said}"}
                 if error.code != 408 and error.code != 409 and error.code != 429 and error.code < 500:
-                    hint = f"; is {self.api_key_env} set to a valid key?" if error.code in (401, 403) else ""
+                    hint = f"; check the key in {self.api_key_env}" if self.api_key_env else "; name its key's variable in api_key_env"
+                    hint = hint if error.code in (401, 403) else ""
                     raise _GaveUp(f"the judge at {self.base_url} answered {error.code} ({said}){hint}") from None
                 last = f"answered {error.code} ({said})"
                 pause = _retry_after(error.headers.get("Retry-After"), pause)
@@ -209,6 +216,7 @@ class EndpointJudge:
         report["first_place"] = float(np.mean(values[np.isfinite(values)])) if np.isfinite(values).any() else None
         report["not_understood"] = [reply["text"] for reply, (p, why) in zip(replies, read, strict=True)
                                     if why == "reply not understood"][:5]
+        report["refused"] = [reply["refused"] for reply in replies if "refused" in reply][:5]
         ledger = Ledger(f"judge {self.name}", count, int(usable.sum()), lost).check()
         return Verdicts(self.name, preference, ledger, first, second, report)
 
