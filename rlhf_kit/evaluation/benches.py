@@ -115,6 +115,8 @@ def run_bench(kind: str, items: Sequence[BenchItem], judge) -> dict[str, Any]:
     "rewardbench": Chat, Chat Hard, Safety, Reasoning, Average (v1 weights, ties half), subsets, ties, unjudged.
     "pocket": the same with plain example weights and low and high of every section.
     "rewardbench2": a score per subset (best of all answers; several best share the point), Ties by its own rule, Average.
+    A judge with `compare` meets the right answer with each of the others, and its Ties are None (margins need a scale); the
+    official generative script asks for one letter of four instead, so its numbers differ.
     "rm-bench": chat, math, code, safety (mean of its two halves), hard, normal, easy, Average; ties count as lost, as in
     the official code. unjudged: comparisons without a verdict, counted half (a coin) everywhere.
     """
