@@ -84,6 +84,9 @@ def test_style_counts_markdown_outside_of_code():
     text = "# Head\n\nSome **bold** and __bold__ words\n- one\n2. two\n```\n# code\n- code\n```"
     found = style_of(text)
     assert (found["headers"], found["lists"], found["bold"]) == (1, 2, 2)
+    hostile = "\n" * 200_000 + "```" + "**" * 50_000 + "#" * 50_000  # linear time, or this test does not end
+    assert style_of(hostile)["lists"] == 0
+    assert style_of("\n\n  - one\n\n\n 3. three")["lists"] == 2
     assert style_of("a b c")["length"] == 3 and style_of("a b c", tokens=9)["length"] == 9
 
 

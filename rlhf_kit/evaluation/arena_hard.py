@@ -32,7 +32,8 @@ def style_of(text: str, tokens: int | None = None) -> dict[str, int]:
     plain = re.sub(r"```[^`]*```", "", text)
     count = lambda pattern: len(re.findall(pattern, plain, re.MULTILINE))  # noqa: E731
     return {"length": len(text.split()) if tokens is None else int(tokens), "headers": count(r"^#{1,6}\s"),
-            "lists": count(r"^\s*\d+\.\s") + count(r"^\s*[-*+]\s"),
+            # [^\S\n] and not \s: that would read every run of blank lines again from each of them
+            "lists": count(r"^[^\S\n]*\d+\.\s") + count(r"^[^\S\n]*[-*+]\s"),
             "bold": count(r"\*\*[^*\n]+\*\*") + count(r"__[^_\n]+__")}
 
 

@@ -170,11 +170,11 @@ def _controlled(preference, difference, difficulty) -> tuple[float, float]:
         warnings.simplefilter("ignore")  # separation is recognised below
         regression = sm.GLM(preference, design, family=sm.families.Binomial())
         fit = regression.fit(cov_type="HC0", maxiter=200, tol=1e-12)
+        predicted = fit.predict(wanted)
     logits = design @ fit.params
     if not np.isfinite(fit.params).all() or np.abs(logits).max() > 15:
         raise KitError("the length (or difficulty) separates wins from losses perfectly, so a win rate at "
                        "equal length is not defined; judge more prompts")
-    predicted = fit.predict(wanted)
     gradient = ((predicted * (1 - predicted))[:, None] * wanted).mean(axis=0)
     rows, terms = design.shape
     robust = fit.cov_params() * rows / max(rows - terms, 1)  # small-sample factor of HC1
