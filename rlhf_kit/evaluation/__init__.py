@@ -1,9 +1,38 @@
-"""Measuring policies and reward models: numbers with intervals, ties counted half, prompts as clusters."""
+"""Measuring policies and reward models: numbers with intervals, ties counted half, prompts as clusters.
+
+statistics          intervals over prompts and over seeds, paired differences
+win_rates           win rates, per category, paired, at equal length
+alpaca_eval         AlpacaEval 2's own fit, the difficulty of prompts
+judges              gold, reward models, the pairwise model, rules behind one face; what is wrong with a judge
+endpoint_judge      any OpenAI-compatible server as a judge
+ratings             Bradley-Terry and Elo; arena_hard: the score with style control
+reward_bench        RewardBench v1's averages; benches: the public sets, RM-Bench and the pocket world's bench
+reward_quality      accuracy, calibration and taste for length of a reward model
+over_optimisation   best-of-n; hacking: KL, what was sold for the reward, where the peak was
+skills              lm-eval before and after; exporters: official benchmarks there and back
+
+`benches`, `endpoint_judge`, `exporters` and `skills` are imported by name: they reach for files, models or servers.
+"""
 
 from __future__ import annotations
 
+from rlhf_kit.evaluation.alpaca_eval import alpaca_eval_win_rate, estimate_difficulty, extreme_change
+from rlhf_kit.evaluation.arena_hard import arena_hard_scores, style_of
+from rlhf_kit.evaluation.hacking import best_of_n_peak, hacking_report, length_histogram, sampled_kl
+from rlhf_kit.evaluation.judges import (
+    PairwiseJudge,
+    RuleJudge,
+    ScalarJudge,
+    Verdicts,
+    agreement,
+    judge_policies,
+    length_bias,
+    longer,
+    position_bias,
+    shorter,
+)
 from rlhf_kit.evaluation.over_optimisation import best_of_n_curve, best_of_n_mean, bon_kl_bound
-from rlhf_kit.evaluation.ratings import bradley_terry
+from rlhf_kit.evaluation.ratings import bradley_terry, bradley_terry_intervals, elo
 from rlhf_kit.evaluation.reward_bench import rewardbench_sections
 from rlhf_kit.evaluation.reward_quality import (
     bayes_accuracy,
@@ -20,11 +49,21 @@ from rlhf_kit.evaluation.statistics import (
     paired_difference,
     seeds_interval,
 )
-from rlhf_kit.evaluation.win_rates import length_controlled_win_rate, win_rate
+from rlhf_kit.evaluation.win_rates import (
+    compare_policies,
+    length_controlled_win_rate,
+    win_rate,
+    win_rate_of,
+    win_rates_by_category,
+)
 
 __all__ = [
-    "Difference", "Interval", "bayes_accuracy", "best_of_n_curve", "best_of_n_mean", "bon_kl_bound",
-    "bradley_terry", "cluster_interval", "diversity", "expected_calibration_error",
-    "length_controlled_win_rate", "paired_difference", "reliability_table", "reward_accuracy",
-    "reward_length_correlation", "rewardbench_sections", "seeds_interval", "win_rate",
+    "Difference", "Interval", "PairwiseJudge", "RuleJudge", "ScalarJudge", "Verdicts", "agreement",
+    "alpaca_eval_win_rate", "arena_hard_scores", "bayes_accuracy", "best_of_n_curve", "best_of_n_mean",
+    "best_of_n_peak", "bon_kl_bound", "bradley_terry", "bradley_terry_intervals", "cluster_interval",
+    "compare_policies", "diversity", "elo", "estimate_difficulty", "expected_calibration_error",
+    "extreme_change", "hacking_report", "judge_policies", "length_bias", "length_controlled_win_rate", "length_histogram",
+    "longer", "paired_difference", "position_bias", "reliability_table", "reward_accuracy",
+    "reward_length_correlation", "rewardbench_sections", "sampled_kl", "seeds_interval", "shorter",
+    "style_of", "win_rate", "win_rate_of", "win_rates_by_category",
 ]

@@ -1,0 +1,87 @@
+"""The report command: paired where prompts are equal, escaped, in three formats."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from rlhf_kit import claims, cli, results, runs
+from rlhf_kit.errors import KitError
+from rlhf_kit.report import compare, report
+
+
+def make(name, shift, prompts=60, offset=0, evil=False):
+    """A finished run with one evaluation stage whose gold is hard or easy by prompt, plus `shift`."""
+    run = runs.open_run(name, quiet=True)
+    runs.record(run, "metrics", "gold", float(shift))
+    if evil:
+        runs.record(run, "metrics", "evil", "<script>alert(1)</script> | b\nc")
+    runs.record(run, "metrics", "broken", float("nan"))
+    claims.claim(run, "kl-grows", 1.5, profile="laptop")
+
+    def build(folder):
+        rng = np.random.default_rng(int(100 * shift))
+        hard = np.random.default_rng(0).normal(size=1000)
+        rows = [{"policy": "online-3", "temperature": 1.0, "prompt_id": f"p{i}", "sample": s, "category": "chat" if i % 2 else "safety",
+                 "gold": float(5 + 2 * hard[i] + shift + 0.05 * rng.normal()), "reward": 1.0, "length": 10 * i, "text": "x"}
+                for i in range(offset, offset + prompts) for s in (0, 1)]
+        runs.write_rows(folder, rows)
+
+    run.stage("evaluation", build, params={"split": "eval", "policies": ["online-3"]})
+    def choose(folder):  # another split: not the final numbers
+        runs.write_rows(folder, [{"policy": "online-3", "temperature": 1.0, "prompt_id": "p", "sample": 0, "gold": -100.0}])
+
+    run.stage("evaluation", choose, params={"split": "choose"})
+    results.write_results(run)
+    return run
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_KIT_RUNS", str(tmp_path))
+    return tmp_path
+
+
+def gold(found, category="all"):
+    return next(line for line in found["policies"] if line["measure"] == "gold" and line["category"] == category)
+
+
+def test_equal_prompts_are_paired_and_others_are_not(root):
+    make("a", 0.2), make("b", 0.0), make("c", 0.0, offset=500)
+    found = gold(compare("a", "b"))
+    assert found["paired"] and found["n"] == 60 and 0.15 < found["low"] < 0.2 < found["high"] < 0.25
+    assert gold(compare("a", "b"), "chat")["n"] == 30
+    other = gold(compare("a", "c"))
+    assert not other["paired"] and other["low"] < 0 < other["high"]  # the prompts' difficulty hides so small a gain
+    alone = gold(compare("a"))
+    assert alone["low"] < alone["value"] < alone["high"] and "difference" not in alone
+
+
+def test_the_command_prints_and_writes_three_files(root, capsys):
+    make("a", 0.2, evil=True), make("b", 0.0)
+    capsys.readouterr()
+    assert cli.main(["report", "--run", "a", "--against", "b"]) == 0
+    out = capsys.readouterr().out
+    assert "| online-3 | 1 | gold |" in out and "paired" in out and "<script>" not in out
+    folder = root / "a" / "report"
+    assert (folder / "report-against-b.md").read_text() == out
+    page = (folder / "report-against-b.html").read_text()
+    assert "<script>" not in page and "&lt;script&gt;" in page and "default-src 'none'" in page
+    content = json.loads((folder / "report-against-b.json").read_text(), parse_constant=lambda c: pytest.fail(f"{c} is no JSON"))
+    assert content["against"] == "b" and gold(content)["paired"]
+    assert {line["metric"]: line["value"] for line in content["metrics"]}["broken"] is None
+    assert cli.main(["report", "--run", "a"]) == 0 and (folder / "report.json").is_file()
+
+
+def test_bad_runs(root, capsys):
+    make("a", 0.2)
+    runs.open_run("half", quiet=True)
+    with pytest.raises(KitError, match="'half' has not finished"):
+        report("half")
+    with pytest.raises(KitError, match="with itself"):
+        report("a", "a")
+    assert cli.main(["report", "--run", "a", "--against", "nope"]) == 2
+    assert "there is no run 'nope'; finished runs: a" in capsys.readouterr().err
+    assert not (root / "a" / "report").exists()
