@@ -30,11 +30,12 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from rlhf_kit.errors import KitError
+from rlhf_kit.files import plain
 from rlhf_kit.machine import child_environment
 from rlhf_kit.runs import PROJECT, read_json, write_json, write_rows
 
@@ -101,16 +102,10 @@ def write_job(folder: str | Path, call: str, arguments: Mapping, rows: Any, proc
 
 
 def _plain(value: Any) -> Any:
-    """A section of a profile, a Machine, a path or plain data as JSON takes it."""
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    if is_dataclass(value):
-        return asdict(value)
+    """A section of a profile, a Machine, a path or plain data as JSON takes it; KitError for an object."""
     if isinstance(value, Path):
         return str(value.resolve())
-    if hasattr(value, "__dict__"):
-        return dict(vars(value))
-    return value
+    return plain(vars(value) if isinstance(value, SimpleNamespace) else value)
 
 
 def _started(pid: int) -> float | None:

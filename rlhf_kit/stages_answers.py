@@ -55,7 +55,7 @@ def responses(
 
         asked = pick(table, split, prompts)
         draw = sampling.sample
-        if shares(course) > 1 and not getattr(settings, "server", None):  # servers share the prompts out themselves
+        if shares(course) > 1 and course.machine.backend == "transformers":  # engines and servers share them out themselves
             draw = partial(sharding.sample, processes=shares(course))
         rows = draw(
             model_folder(policy),

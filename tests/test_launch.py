@@ -350,6 +350,8 @@ def test_a_job_is_plain_json(tmp_path, machine, settings):
     read = json.loads(job.read_text())
     assert read["arguments"]["settings"]["beta"] == 0.1 and read["arguments"]["machine"]["device"] == "cpu"
     assert read["parent"][0] == os.getpid()
+    with pytest.raises(KitError, match="cannot be part of a content key; pass plain data"):
+        launch.write_job(tmp_path, "train_dpo", {"settings": object()}, [{"a": 1}], 2)
     write_json(tmp_path / "error-0.json", {"rank": 0, "message": "old", "time": time.time()})
     launch.write_job(tmp_path, "train_dpo", copy.deepcopy(read["arguments"]), [{"a": 1}], 2)
     assert not (tmp_path / "error-0.json").exists()  # an earlier try's error is not taken for this one's
