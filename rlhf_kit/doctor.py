@@ -86,8 +86,10 @@ def missing_for(profile: profiles.Profile) -> list[str]:
         )
     if profile.sampling.backend == "vllm" and not find_spec("vllm"):
         missing.append("vLLM, which sampling.backend asks for")
-    if profile.launch.processes > 1 and len(gpus) < profile.launch.processes:
+    if profile.requires_gpu and 1 < profile.launch.processes and len(gpus) < profile.launch.processes:
         missing.append(f"{profile.launch.processes} GPUs (there are {len(gpus)})")
+    if profile.launch.strategy in ("zero2", "zero3") and not find_spec("deepspeed"):
+        missing.append(f"DeepSpeed, which launch.strategy {profile.launch.strategy} asks for")
     for name in filter(None, (profile.model.path, profile.model.tokenizer)):
         looks_local = name.startswith((".", "/", "~", "data/")) or name.count("/") > 1
         if looks_local and not project_path(name).exists():

@@ -81,6 +81,12 @@ def merge_lora(adapter: str | Path, base: str | None = None):
     from peft import PeftModel
 
     folder = project_path(adapter)
+    note = folder / "kit.json"
+    if note.is_file() and read_json(note).get("quantization", "none") != "none":
+        raise KitError(
+            f"the adapter {adapter} was trained on 4-bit weights and fits no others; export the merged policy beside it, "
+            f"{folder.parent}"
+        )
     base = base or read_json(folder / "adapter_config.json").get("base_model_name_or_path")
     if not base:
         raise KitError(f"{folder / 'adapter_config.json'} names no base model; give it with --base")

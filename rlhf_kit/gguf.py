@@ -21,11 +21,11 @@ from rlhf_kit.runs import project_path
 _LLAMA3 = ("llama-bpe", "llama3", "llama-v3")
 
 
-def load(path: str | Path, gguf_file: str | None = None, dtype=None):
+def load(path: str | Path, gguf_file: str | None = None, dtype=None, *, template_required: bool = False):
     """(causal language model, prepared tokenizer) of a GGUF file: `owner/name` or a folder with `gguf_file`, or its path.
 
-    dtype: torch's, of the unpacked weights. KitError when there is no such file, it is one part of several, the `gguf`
-    package is missing, or the file holds something that transformers would read wrongly.
+    dtype: torch's, of the unpacked weights. template_required: as in `load_tokenizer`. KitError when there is no such
+    file, it is one part of several, the `gguf` package is missing, or the file holds something that transformers would read wrongly.
     """
     from transformers import AutoModelForCausalLM
 
@@ -39,11 +39,14 @@ def load(path: str | Path, gguf_file: str | None = None, dtype=None):
         )
     check_loaded(file, told)
     _as_plain_model(model)
-    return model, load_tokenizer(file, metadata)
+    return model, load_tokenizer(file, metadata, template_required=template_required)
 
 
-def load_tokenizer(file: Path, metadata: dict | None = None):
-    """The tokenizer of a GGUF file, made fit for training (`chat.prepare_tokenizer`); a missing template is made up."""
+def load_tokenizer(file: Path, metadata: dict | None = None, *, template_required: bool = False):
+    """The tokenizer of a GGUF file, made fit for training (`chat.prepare_tokenizer`); a missing template is made up.
+
+    template_required: KitError instead, for a model that is useless with another template than its own.
+    """
     from transformers import AutoTokenizer
 
     metadata = metadata or _metadata(file)
@@ -56,7 +59,7 @@ def load_tokenizer(file: Path, metadata: dict | None = None):
     if metadata.get("tokenizer.ggml.add_bos_token", pre in _LLAMA3) and tokenizer.bos_token is not None:
         tokenizer.add_bos_token = True
         tokenizer.update_post_processor()
-    return chat.prepare_tokenizer(tokenizer)
+    return chat.prepare_tokenizer(tokenizer, template_required=template_required)
 
 
 def is_gguf(path: str | Path) -> bool:

@@ -69,7 +69,7 @@ def train(
     out, machine = Path(given["out"]), given["machine"]
     rows = given.pop("pairs" if call == "train_dpo" else "rows")
     folder = out.parent / f"{out.name}.launch"
-    job = write_job(folder, call, given, rows, processes)
+    job = write_job(folder, call, given, rows, processes, follow=True)
     run(job, processes, strategy, machine, tell)
     (folder / "rows.parquet").unlink(missing_ok=True)
     return answer(folder)
@@ -84,8 +84,13 @@ def answer(folder: str | Path):
     return Trained(path=out, history=read["history"], seconds=read["seconds"], facts=read["facts"])
 
 
-def write_job(folder: str | Path, call: str, arguments: Mapping, rows: Any, processes: int) -> Path:
-    """The job's file, as `rlhf_kit.worker` reads it: plain JSON, no pickles. Answers of an earlier try are removed."""
+def write_job(
+    folder: str | Path, call: str, arguments: Mapping, rows: Any, processes: int, *, follow: bool = False
+) -> Path:
+    """The job's file, as `rlhf_kit.worker` reads it: plain JSON, no pickles. Answers of an earlier try are removed.
+
+    follow: its processes end when this one does; a job that is started by hand stands by itself.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for old in [*folder.glob("error-*.json"), *folder.glob("result*.json"), *folder.glob("answer-*.parquet")]:
@@ -96,7 +101,7 @@ def write_job(folder: str | Path, call: str, arguments: Mapping, rows: Any, proc
         "arguments": {name: _plain(value) for name, value in arguments.items()},
         "rows": "rows.parquet",
         "processes": processes,
-        "parent": [os.getpid(), _started(os.getpid())],
+        "parent": [os.getpid(), _started(os.getpid())] if follow else None,
     }
     return write_json(folder / "job.json", job)
 

@@ -206,7 +206,8 @@ def load_gated(path: str | Path, machine, architecture):
 def load_judge(path: str | Path, machine):
     """`load_policy` for a pairwise model: its tokenizer must bring the chat template that it was trained with."""
     if gguf.is_gguf(path):
-        return load_policy(path, machine)
+        model, tokenizer = gguf.load(path, None, _dtype(machine), template_required=True)
+        return _fit(model, tokenizer).to(machine.device).eval(), tokenizer
     resolve_model(path)  # the model's own faults are told before the tokenizer's
     return load_policy(path, machine, tokenizer=load_tokenizer(path, template_required=True))
 

@@ -76,10 +76,10 @@ def _launch(profile: Profile, where: str) -> None:
             f"{where}: launch.processes is {launch.processes} and launch.strategy is none; "
             f"say ddp, fsdp2, zero2 or zero3"
         )
-    if lora and lora.quantization != "none" and launch.strategy in ("fsdp2", "zero3"):
+    if lora and lora.quantization != "none" and launch.strategy in ("fsdp2", "zero2", "zero3"):
         raise KitError(
             f"{where}: model.lora.quantization {lora.quantization} and launch.strategy {launch.strategy}: 4-bit "
-            f"weights are not divided over processes here; take ddp or zero2"
+            f"weights are not divided over processes here; take ddp"
         )
     if sampling.server and sampling.backend not in ("auto", "server"):
         raise KitError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 _LLAMA3 = "llama3 (Meta Llama 3 Community License)"
 
@@ -114,8 +115,18 @@ def _named() -> Iterator[tuple[str, Checkpoint]]:
 
 
 def find(path: object) -> Checkpoint | None:
-    """The released checkpoint with this hub id (or an alias), None for anything else. Case does not matter, as on the hub."""
-    return dict(_named()).get(path.lower()) if isinstance(path, str) else None
+    """The released checkpoint with this hub id (or an alias), None for anything else. Case does not matter, as on the hub.
+
+    A folder counts as the checkpoint whose name it bears, as `hf download OWNER/NAME --local-dir NAME` leaves one (NAME, or
+    OWNER--NAME).
+    """
+    if not isinstance(path, str | Path):
+        return None
+    names = dict(_named())
+    if Path(path).is_dir():
+        ends = {form: one for name, one in names.items() for form in (name.rsplit("/", 1)[-1], name.replace("/", "--"))}
+        return ends.get(Path(path).name.lower())
+    return names.get(str(path).lower())
 
 
 def rows(kind: str | None = None) -> list[dict]:

@@ -75,6 +75,7 @@ def sample(
         size = 1 if machine.backend == "server" else BATCHES_PER_SHARD
         shards = [batches[i:i + size] for i in range(0, len(batches), size)]
         plan = stable_hash([[row["prompt_id"], ids] for row, ids in zip(prompts, prompt_ids, strict=True)], n,
+                           _policy_key(policy_path) if folder is not None else None,
                            temperature, top_p, max_new_tokens, seed, iteration, batch_size, name, machine.backend)
         store = Store(folder, plan)
 
@@ -117,6 +118,18 @@ def sample(
     if len(rows) != len(prompts) * n:
         raise KitError(f"sampling made {len(rows)} rows of {len(prompts)} prompts with {n} samples each; a row was lost")
     return [rows[p, s] for p in range(len(prompts)) for s in range(n)]
+
+
+def _policy_key(policy) -> str:
+    """What tells a policy from another in the plan of kept shards: a hash of its weights, a hub id or server name as it is."""
+    from rlhf_kit.weights import weights_hash
+
+    if isinstance(policy, tuple):
+        return weights_hash(policy[0])
+    try:
+        return weights_hash(policy)
+    except KitError:
+        return str(policy)
 
 
 @contextlib.contextmanager

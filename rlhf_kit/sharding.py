@@ -104,7 +104,7 @@ def _run(call, given, rows, groups, processes, machine, folder, tell) -> list[An
     """Starts the job; the rows that each process answered with, process by process."""
     folder = Path(folder)
     shares = deal(groups, processes)
-    job = launch.write_job(folder, call, given, rows, processes)
+    job = launch.write_job(folder, call, given, rows, processes, follow=True)
     write_json(folder / "shares.json", shares)
     launch.run(job, processes, "none", machine, tell, sharing=True)
     return [

@@ -133,7 +133,7 @@ def demonstrations(course: Course) -> Stage:
             file_rows,
             inputs={"preferences": pairs, "prompts": table},
             params={**params, "file": data_key(data.sft)},
-            code=["conversations", "splits", "reading", "row_files", "fields"],
+            code=["stages_own", "conversations", "public_sets", "splits", "reading", "row_files", "fields", "chat", "tokens"],
         )
     return course.stage("demonstrations", chosen_rows, inputs={"preferences": pairs}, params=params)
 
@@ -190,7 +190,7 @@ def prompt_table(course: Course, iterations: int | None = None, per_iteration: i
         file_rows,
         inputs={"preferences": pairs},
         params=params,
-        code=["conversations", "splits", "reading", "row_files", "fields"],
+        code=["stages_own", "conversations", "public_sets", "splits", "reading", "row_files", "fields", "chat", "tokens"],
     )
 
 

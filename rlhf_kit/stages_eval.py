@@ -10,7 +10,7 @@ import numpy as np
 from rlhf_kit.course import Course, model_folder
 from rlhf_kit.errors import KitError
 from rlhf_kit.runs import Ledger, Stage, derive_seed, write_json, write_rows
-from rlhf_kit.stages_answers import sampling_code, scorer_of
+from rlhf_kit.stages_answers import SCORING, sampling_code, scorer_of
 from rlhf_kit.stages_data import pick, prompt_table
 from rlhf_kit.stages_policy import reward_model, sft
 
@@ -146,7 +146,7 @@ def _answers(
         "backend": course.machine.backend,
     }
     inputs = {"policy": policy, "reference": reference, "reward": reward, "prompts": table}
-    code = ["stages_eval", *sampling_code(course), "rewards", *(["world"] if world_known else [])]
+    code = ["stages_eval", *sampling_code(course), *SCORING, *(["world"] if world_known else [])]
     return course.stage("answers", build, inputs=inputs, params=params, code=code)
 
 

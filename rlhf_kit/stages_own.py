@@ -72,7 +72,10 @@ def own_preferences(course: Course) -> Stage:
         "pairs": data.preference_pairs, "heldout": data.heldout_pairs, "base": base_key(course),
         "lengths": [profile.model.max_length, profile.sampling.max_new_tokens],
     }  # fmt: skip
-    code = ["preferences", "adapters", "public_adapters", "public_sets", "cleaning", "splits", "reading", "row_files", "fields", "chat", "tokens"]
+    code = [
+        "stages_own", "spill", "preferences", "adapters", "public_adapters", "public_sets", "cleaning", "splits", "reading",
+        "row_files", "fields", "chat", "tokens",
+    ]  # fmt: skip
     return course.stage("preferences", build, params=params, code=code)
 
 

@@ -174,7 +174,7 @@ def _trained(
 def _launched(course: Course) -> dict:
     """The part of a training's key that says in how many processes: rounding and the last rows of an epoch differ."""
     launched = course.profile.launch
-    return {"launch": launched} if launched.processes > 1 else {}
+    return {"launch": launched.model_dump(exclude={"card"})} if launched.processes > 1 else {}  # the card is for plans
 
 
 def _base(course: Course, section: Any) -> Any:

@@ -7,7 +7,7 @@ from rlhf_kit.profiles import Lora
 from rlhf_kit.runs import Stage, derive_seed, write_json
 from rlhf_kit.stages_policy import TRAINING
 
-CODE = ("stages_scale", *TRAINING)
+CODE = ("stages_scale", "launch", "worker", *TRAINING)
 
 
 def lora_references(course: Course, start: Stage, pairs: Stage, rows: int = 64, r: int = 8) -> Stage:

@@ -11,8 +11,18 @@ from rlhf_kit.errors import KitError
 
 
 def world_size() -> int:
-    """Processes that train together (1 outside `rlhf_kit.launch`)."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Processes that train together (1 outside `rlhf_kit.launch`).
+
+    KitError where a scheduler has left WORLD_SIZE in the environment of a process that `rlhf_kit.launch` did not start: the
+    libraries would wait for others that never come.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1 and "MASTER_ADDR" not in os.environ:
+        raise KitError(
+            f"WORLD_SIZE is {world} in the environment, but no other process was started; unset it, or train with "
+            "launch.processes"
+        )
+    return world
 
 
 class LengthBatches(torch.utils.data.Sampler):

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from rlhf_kit import models
+from rlhf_kit import model_files, models, opening
 from rlhf_kit.batching import pad
 from rlhf_kit.errors import KitError
 from rlhf_kit.runs import project_path, read_json, write_json
@@ -83,16 +83,20 @@ def load_4bit(path: str | Path, machine: Any):
 
     config = quantization_config(machine)
     where = models.resolve_model(path)
+    options = model_files.check(where)
     tokenizer = models.load_tokenizer(path)
-    with models._named(path):
-        model = AutoModelForCausalLM.from_pretrained(
+    with opening.named(path):
+        model, told = AutoModelForCausalLM.from_pretrained(
             where,
+            output_loading_info=True,
+            **options,
             quantization_config=config,
             dtype=getattr(torch, machine.dtype),
             device_map={"": torch.cuda.current_device() if machine.device == "cuda" else machine.device},
             use_safetensors=True,
             trust_remote_code=False,
         )
+    opening.check_loaded(path, told)
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # At its first pass on such a CPU bitsandbytes repacks the weights in place; dequantised after that, they are

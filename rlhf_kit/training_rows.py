@@ -68,6 +68,9 @@ def encode_rows(
     ledger = Ledger(stage, len(rows), kept, dict(dropped)).check()
     if not made:
         raise KitError(f"{stage}: no row is left to train on ({ledger})")
+    for number, row in enumerate(made):
+        if row.keys() != made[0].keys():
+            raise KitError(f"{stage}: encoded row {number} has other columns than the first: {', '.join(row)}")
     return {name: [row[name] for row in made] for name in made[0]}, ledger
 
 
@@ -210,10 +213,8 @@ def reward_encoder(
 
     def encode(row, number):
         _, chosen, rejected = _sides(tokenizer, row, max_length, truncation, cut)
-        made = {"chosen_ids": chosen, "rejected_ids": rejected}
-        if "margin" in row and row["margin"] is not None:
-            made["margin"] = float(row["margin"])
-        return made
+        # A row's `margin` stays out: TRL would subtract it from the difference of the rewards, which equation 4 does not.
+        return {"chosen_ids": chosen, "rejected_ids": rejected}
 
     return encode
 

@@ -36,6 +36,7 @@ def main(*job_files: str) -> None:
 def _work(job_path: Path, rank: int) -> None:
     from rlhf_kit.errors import KitError
     from rlhf_kit.machine import Machine
+    from rlhf_kit.profiles import Vllm
     from rlhf_kit.runs import read_json, read_rows
 
     job = read_json(job_path)
@@ -44,7 +45,10 @@ def _work(job_path: Path, rank: int) -> None:
         raise KitError(f"the job is for {job['processes']} processes and {world} were started")
     _follow(job.get("parent"))
     given = dict(job["arguments"])
-    given["machine"] = Machine(**given["machine"])
+    told = dict(given["machine"])
+    if isinstance(told.get("vllm"), dict):
+        told["vllm"] = Vllm(**told["vllm"])
+    given["machine"] = Machine(**told)
     import torch
 
     torch.set_num_threads(max(1, given["machine"].threads // world))

@@ -147,3 +147,11 @@ def test_command(stage, tmp_path, capsys):
     assert "exists already" in capsys.readouterr().err
     assert cli.main(["export", "--policy", str(tmp_path / "none"), "--out", str(tmp_path / "b")]) == 2
     assert "does not exist" in capsys.readouterr().err and not (tmp_path / "b").exists()
+
+
+def test_an_adapter_of_4_bit_weights_is_not_merged_into_others(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    runs.write_json(tmp_path / "adapter" / "adapter_config.json", {"base_model_name_or_path": "x/y"})
+    runs.write_json(tmp_path / "adapter" / "kit.json", {"quantization": "nf4", "r": 8, "base": "abc"})
+    with pytest.raises(KitError, match="was trained on 4-bit weights.*export the merged policy beside it"):
+        exporting.merge_lora(tmp_path / "adapter")

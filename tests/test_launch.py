@@ -464,3 +464,30 @@ def test_stages_sample_and_score_in_several_processes(tmp_path, monkeypatch):
     assert stages.responses(plain, policy, "eval", temperature=1.0).key == drawn.key
     rewards = stages.scores(both, drawn, "random")
     assert calls == [(2, "none")] and len(rewards.rows()) == 8  # no model to share out
+
+
+def test_a_job_written_by_hand_stands_by_itself(tmp_path):
+    """Only the jobs of `train` and of sharding end with the process that wrote them."""
+    from rlhf_kit.runs import read_json
+
+    assert read_json(launch.write_job(tmp_path / "a", "train_dpo", {}, [{"a": 1}], 2))["parent"] is None
+    assert read_json(launch.write_job(tmp_path / "b", "train_dpo", {}, [{"a": 1}], 2, follow=True))["parent"][0] == os.getpid()
+
+
+def test_a_schedulers_world_size_is_refused_in_a_sentence(monkeypatch):
+    from rlhf_kit.training_batches import world_size
+
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(KitError, match="WORLD_SIZE is 8 in the environment, but no other process was started"):
+        world_size()
+
+
+def test_the_planners_card_does_not_change_a_trainings_key(tmp_path):
+    from rlhf_kit import profiles, stages_policy
+
+    def key(card):
+        profile = SimpleNamespace(launch=profiles.Launch(processes=2, strategy="ddp", card=card))
+        return stages_policy._launched(SimpleNamespace(profile=profile))
+
+    assert key("a100-80") == key("h100-80") == {"launch": {"processes": 2, "strategy": "ddp"}}

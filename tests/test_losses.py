@@ -198,3 +198,23 @@ def test_bradley_terry_equals_trl(tiny_folder, tiny_rows, machine, settings, tmp
     seen = trainer._metrics["train" if trainer.model.training else "eval"]
     assert seen["margin"][-1] == pytest.approx(metrics["margins"], abs=1e-5)
     assert seen["accuracy"][-1] == pytest.approx(metrics["accuracy"])
+
+
+def test_a_rows_margin_does_not_enter_the_reward_loss(tiny_folder, machine, tiny_rows):
+    """Public sets carry a margin; TRL would subtract it from the difference, equation 4 of the paper has none."""
+    from rlhf_kit import models
+    from rlhf_kit.training_rows import encode_rows, reward_encoder
+
+    tokenizer = models.load_tokenizer(tiny_folder)
+    scored = [{**row, "margin": 3.0, "chosen_score": 4.5, "rejected_score": 1.5} for row in tiny_rows.pairs[:4]]
+    mixed = [*scored, *tiny_rows.pairs[4:6], {**tiny_rows.pairs[6], "margin": None}]
+    columns, _ = encode_rows(mixed, reward_encoder(tokenizer, 128), "reward")
+    assert set(columns) == {"chosen_ids", "rejected_ids"} and len(columns["chosen_ids"]) == 7
+
+
+def test_encoded_rows_of_different_columns_are_refused(tiny_rows):
+    from rlhf_kit.errors import KitError
+    from rlhf_kit.training_rows import encode_rows
+
+    with pytest.raises(KitError, match="encoded row 2 has other columns than the first"):
+        encode_rows(tiny_rows.pairs[:3], lambda row, number: {"a": 1} | ({"b": 2} if number == 2 else {}), "reward")

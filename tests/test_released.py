@@ -288,3 +288,11 @@ def test_judges_without_a_chat_template_are_refused(machine, tmp_path):
     llama3.save(tmp_path / "pm", tokenizer={"template": None})
     with pytest.raises(KitError, match="has no chat template"):
         rewards.Pairwise(tmp_path / "pm", machine)
+
+
+def test_a_folder_with_a_released_models_name_is_asked_like_it(tmp_path):
+    for name in ("FsfairX-LLaMA3-RM-v0.1", "sfairXC--FsfairX-LLaMA3-RM-v0.1"):
+        (tmp_path / name).mkdir()
+        assert released.find(str(tmp_path / name)).id == "sfairXC/FsfairX-LLaMA3-RM-v0.1"
+    (tmp_path / "mine").mkdir()
+    assert released.find(tmp_path / "mine") is None and released.find("nobody/nothing") is None

@@ -304,3 +304,22 @@ def test_a_real_checkpoint_samples_from_its_folder(stories_folder, machine):
     rows = sampling.sample(stories_folder, prompts, n=2, temperature=1.0, max_new_tokens=20, seed=1,
                            machine=machine)
     assert len(rows) == 2 and all(isinstance(r["text"], str) and r["token_ids"] for r in rows)
+
+
+def test_kept_shards_of_another_policy_are_not_taken(tiny_folder, machine, tmp_path):
+    """The same folder and name, other weights: everything is drawn again."""
+    import shutil
+
+    import torch
+
+    from rlhf_kit import models
+
+    folder = tmp_path / "policy"
+    shutil.copytree(tiny_folder, folder)
+    first = sampling.sample(folder, PROMPTS, machine=machine, folder=tmp_path / "shards", **SETTINGS)
+    model, tokenizer = models.load_policy(folder, machine)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(-1.5)
+    models.save_model(model, tokenizer, folder)
+    second = sampling.sample(folder, PROMPTS, machine=machine, folder=tmp_path / "shards", **SETTINGS)
+    assert [row["token_ids"] for row in first] != [row["token_ids"] for row in second]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -146,7 +147,7 @@ def chat_side_by_side(
             if name not in opened:
                 opened[name] = models.load_policy(folder, machine)
             row = sampling.sample(opened[name], [{"prompt_id": "yours", "prompt": prompt}], n=1, temperature=temperature, max_new_tokens=max_new_tokens,
-                                  seed=seed + draw, machine=machine, batch_size=1, name=name)[0]  # fmt: skip
+                                  seed=seed + draw, machine=replace(machine, backend="transformers"), batch_size=1, name=name)[0]  # fmt: skip
             found[name] = {"text": row["text"], "gold": None}
         if "" not in opened:
             opened[""] = open_scorer()  # no policy has an empty name

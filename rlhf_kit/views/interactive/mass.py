@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ def answers_over_training(course: Any, iterations: Sequence[Any], prompts: int =
     """
     from rlhf_kit import stages
     from rlhf_kit.runs import Ledger, write_rows
+    from rlhf_kit.stages_answers import SAMPLING, SCORING
 
     first, last = iterations[0], iterations[-1]
     stages_of = [stages.sft(course), *(one.policy for one in iterations)]
@@ -41,6 +43,8 @@ def answers_over_training(course: Any, iterations: Sequence[Any], prompts: int =
 
     def build(folder):
         from rlhf_kit import models, sampling
+
+        here = replace(course.machine, backend="transformers")  # a few answers of models that are open already
 
         def opened(t: int) -> Any:  # one at a time: four large policies would not fit into memory together
             return models.load_policy(stages.model_folder(stages_of[t]), course.machine)
@@ -65,7 +69,7 @@ def answers_over_training(course: Any, iterations: Sequence[Any], prompts: int =
             pair, old = pairs[place], by_prompt[pairs[place]["prompt_id"]]
             new = sampling.sample(newest, [{"prompt_id": pair["prompt_id"], "prompt": pair["prompt"]}], n=settings.n,
                                   temperature=1.0, max_new_tokens=settings.max_new_tokens, seed=course.sampling_seed(), iteration=1000,
-                                  machine=course.machine, batch_size=settings.batch_size, name=last.name)  # fmt: skip
+                                  machine=here, batch_size=settings.batch_size, name=last.name)  # fmt: skip
             for text, (row, role) in _distinct(pair, old, new).items():
                 same = {"prompt_id": pair["prompt_id"], "prompt": pair["prompt"], "text": text, "role": role}
                 made.append({**same, "token_ids": row["token_ids"]})
@@ -91,7 +95,7 @@ def answers_over_training(course: Any, iterations: Sequence[Any], prompts: int =
         "max_new_tokens": settings.max_new_tokens,
         "seed": course.sampling_seed(),
     }
-    code = ["views/interactive/mass", "sampling", "decoding", "batching", "chat", "models", "rewards"]
+    code = ["views/interactive/mass", *SAMPLING, *SCORING]
     return course.stage("mass", build, inputs=inputs, params=params, code=code).rows().to_list()
 
 
