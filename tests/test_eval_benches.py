@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rlhf_kit import rewards
+from rlhf_kit import evaluation, rewards
 from rlhf_kit.errors import KitError
-from rlhf_kit.evaluation.benches import beside_paper, load_bench, pocket_bench, run_bench, ties_score
+from rlhf_kit.evaluation.benches import (
+    beside_paper,
+    load_bench,
+    paper_table,
+    pocket_bench,
+    run_bench,
+    ties_score,
+)
 from rlhf_kit.evaluation.judges import RuleJudge, ScalarJudge, longer
 from rlhf_kit.evaluation.reward_bench import SECTIONS
 
@@ -64,12 +73,23 @@ def test_a_judge_without_a_verdict_counts_half_and_is_counted(tmp_path):
     ({"chosen": None}, "'chosen' is missing"),
     ({"prompt": " "}, "the prompt is empty"),
     ({"rejected": ["a 1", "b 2"]}, r"rejected must be 1 text\(s\), not 2"),
+    ({"prompt": 7}, "row 2: the prompt is a number"),
+    ({"prompt": ["text", "text"]}, "message 1 of the prompt must be an object"),
+    ({"prompt": [{"role": "user", "content": 7}]}, "message 1 of the prompt must be an object with a role and a text"),
+    ({"chosen": 7}, r"row 2: chosen must be 1 text\(s\), not a number"),
+    ({"rejected": [7]}, r"row 2: rejected must be 1 text\(s\), not a number"),
+    ({"subset": ["hep-cpp"]}, "subset is a list"),
 ])
 def test_a_bad_row_is_named(change, message):
     rows = v1_rows()[:2]
     rows[1] |= change
     with pytest.raises(KitError, match=message):
         load_bench("rewardbench", rows)
+
+
+def test_a_prompt_may_be_messages():
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "r"}]
+    assert load_bench("rewardbench", [v1_rows()[0] | {"prompt": turns}])[0][0].prompt == turns
 
 
 def v2_row(subset, name, chosen, rejected):
@@ -116,6 +136,26 @@ def test_rm_bench_separates_substance_from_style():
         load_bench("rm-bench", [{**row("chat"), "chosen": ["c 1"]}])
 
 
+def test_one_missing_verdict_leaves_the_ties_of_rm_bench_lost():
+    rows = [{"id": d, "domain": d, "prompt": "q", "chosen": ["c 1", "c 2", "c 3"], "rejected": ["r 1", "r 2", "r 3"]}
+            for d in ("chat", "code")]
+    items, _ = load_bench("rm-bench", rows)
+
+    class OnceSilent:
+        name = "once silent"
+
+        def compare(self, prompts, a, b):
+            found = ScalarJudge(Marks()).compare(prompts, a, b)
+            found.preference[0] = np.nan  # chat, the first of the normal level, a tie otherwise
+            return found
+
+    whole, found = run_bench("rm-bench", items, ScalarJudge(Marks())), run_bench("rm-bench", items, OnceSilent())
+    assert (whole["normal"], whole["ties"], whole["unjudged"]) == (0, 6, 0)
+    assert (found["ties"], found["unjudged"]) == (5, 1)
+    assert found["normal"] == pytest.approx(100 * 0.5 / 6)  # one coin among six
+    assert [found[k] for k in ("code", "easy", "hard")] == [whole[k] for k in ("code", "easy", "hard")]
+
+
 def test_the_pocket_bench_has_the_same_sections_and_gold_attains_the_ceiling():
     items = pocket_bench(80)
     assert len(items) == 80 and items == pocket_bench(80)
@@ -128,7 +168,19 @@ def test_the_pocket_bench_has_the_same_sections_and_gold_attains_the_ceiling():
     assert table[0]["where"] == "paper" and table[2]["Chat"] == 99.4
 
 
+def test_evaluation_draws_nothing():
+    for path in Path(evaluation.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [one.name for one in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            names += [f"{node.module}.{name}" for name in names] if isinstance(node, ast.ImportFrom) else []
+            assert not any(name.startswith("rlhf_kit.views") for name in names), path.name
+
+
 def test_bad_benches():
+    with pytest.raises(KitError, match="no paper table 'table9'; known: .*table1_rewardbench"):
+        beside_paper("table9", {})
+    with pytest.raises(KitError, match="recipe.yaml is no table"):
+        paper_table("recipe")
     with pytest.raises(KitError, match="unknown bench 'x'"):
         load_bench("x")
     with pytest.raises(KitError, match="no items"):

@@ -81,6 +81,71 @@ def test_arena_hard_there_and_back(tmp_path):
         exporters.read_arena_hard(judged, {"mine": mine}, "base")
 
 
+def old_answer(name, text, counts, **more):
+    return {"question_id": name, "answer_id": "x", "model_id": "m", "choices": [{"index": 0, "turns": [{"content": text, **counts}]}],
+            **more}
+
+
+def test_arena_hard_answers_in_the_older_layout(tmp_path):
+    mine = lines(tmp_path / "mine.jsonl", [old_answer("a", "# T\none two", {"token_len": 7}), old_answer("b", "x y", {})])
+    base = lines(tmp_path / "base.jsonl", [old_answer("a", "**s**", {}, conv_metadata={"token_len": 9}), old_answer("b", "z", {})])
+    judged = lines(tmp_path / "judged.jsonl", [
+        {"question_id": u, "model": "mine", "judge": "j", "games": [{"score": "B>A"}, {"score": "A=B"}]} for u in "ab"])
+    found, ledger = exporters.read_arena_hard(judged, {"mine": mine, "base": base}, "base")
+    assert ledger.rows_out == 2 and [r["outcomes"] for r in found] == [[1, 0.5]] * 2
+    assert [(r["style"]["length"], r["baseline_style"]["length"]) for r in found] == [(7, 9), (2, 1)]
+    assert found[0]["style"]["headers"] == 1 and found[0]["baseline_style"]["bold"] == 1
+
+
+@pytest.mark.parametrize(("row", "message"), [
+    ({"model": "m", "messages": [{"role": "assistant", "content": "x"}]}, "line 1: an Arena-Hard answer needs uid"),
+    ({"question_id": "a", "text": "x"}, "line 1: an Arena-Hard answer needs uid and messages"),
+    ({"uid": "a", "messages": []}, "line 1: an Arena-Hard answer needs uid and messages"),
+    (old_answer("a", None, {}), "question_id and choices with a turn"),
+    (old_answer("a", "x", {"token_len": "many"}), "line 1: token_len is text; it must be a number"),
+])
+def test_arena_hard_answers_in_neither_layout(tmp_path, row, message):
+    file = lines(tmp_path / "x.jsonl", [row])
+    judged = lines(tmp_path / "judged.jsonl", [{"uid": "a", "model": "mine", "games": [{"score": "A>B"}] * 2}])
+    with pytest.raises(KitError, match=message):
+        exporters.read_arena_hard(judged, {"mine": file, "base": file}, "base")
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"output_1": None}, "annotation 1: output_1 is null; it must be a text"),
+    ({"output_2": 3}, "annotation 1: output_2 is a number"),
+    ({"preference": "m"}, "annotation 1: preference is text; it must be a number"),
+])
+def test_bad_annotations_are_named(tmp_path, change, message):
+    row = {"instruction": "q", "output_1": "a", "output_2": "b", "preference": 1.5, "generator_1": "x", "generator_2": "y"}
+    file = tmp_path / "annotations.json"
+    file.write_text(json.dumps([row | change]))
+    with pytest.raises(KitError, match=message):
+        exporters.read_alpaca_eval(file)
+    file.write_text("[7]")
+    with pytest.raises(KitError, match="annotation 1: a number where an object is needed"):
+        exporters.read_alpaca_eval(file)
+
+
+@pytest.mark.parametrize(("score", "message"), [(None, "score is null"), ("8", "score is text"), (float("nan"), "score is nan"),
+                                                (11, "score 11 is not between")])
+def test_bad_scores_are_named(tmp_path, score, message):
+    rows = [{"question_id": 1, "model": "m", "turn": 1, "score": s} for s in (8, score)]
+    with pytest.raises(KitError, match=f"judged.jsonl, line 2: .*{message}"):
+        exporters.read_mt_bench(lines(tmp_path / "judged.jsonl", rows))
+
+
+def test_bad_arena_hard_games_and_rows_without_outcomes(tmp_path):
+    for games in (["A>B", "A>B"], [{"score": ["A>B"]}, {"score": "A>B"}]):
+        file = lines(tmp_path / "judged.jsonl", [{"uid": "a", "model": "mine", "games": games}])
+        with pytest.raises(KitError, match="line 1: "):
+            exporters.read_arena_hard(file)
+    full, empty = ({"model": "m", "question_id": q, "outcomes": o} for q, o in (("a", [1.0]), ("b", [])))
+    for rows, number in (([empty], 0), ([full, empty], 1)):
+        with pytest.raises(KitError, match=f"Arena-Hard row {number} has no outcomes"):
+            arena_hard_scores(rows, "base")
+
+
 def test_bad_files_and_commands(tmp_path):
     rows = [{"question_id": 1, "turns": ["q"]}] * 2
     with pytest.raises(KitError, match="1 stands there twice"):

@@ -306,9 +306,31 @@ def test_a_redirect_and_a_broken_server_end_with_one_sentence(tmp_path):
             judge(url, tmp_path).compare(ASK, ["a"], ["b"])
     with pytest.raises(KitError, match="could not be reached"):
         judge("http://127.0.0.1:9", tmp_path).compare(ASK, ["a"], ["b"])
-    for bad, message in (("ftp://x", "no http address"), ("http://u:p@x/v1", "no password")):
-        with pytest.raises(KitError, match=message):
-            EndpointJudge(bad, "m", tmp_path)
+    with server(lambda body, n: (200, {"Content-Length": "9999"}, "{")) as (url, _):
+        with pytest.raises(KitError, match="could not be reached .*3 times in a row; 0 of 2 replies are kept"):
+            judge(url, tmp_path).compare(ASK, ["a"], ["b"])
+
+
+@pytest.mark.parametrize(("url", "message"), [
+    ("ftp://x", "no http address"), ("http://h:xx/v1", "no http address"), ("http://h:70000/v1", "no http address"),
+    ("http://h:0/v1", "no http address"), ("http://[::1/v1", "no http address"), ("http://h/a b", "no http address"),
+    ("http://u:p@x/v1", "no password"), ("http://u:secret@x:yy/v1", "no password")])
+def test_an_address_that_cannot_be_asked_is_refused_at_once(url, message, tmp_path):
+    with pytest.raises(KitError, match=message) as error:
+        EndpointJudge(url, "m", tmp_path)
+    assert "secret" not in str(error.value)
+
+
+def test_a_proxy_is_no_way_to_this_machine(tmp_path, monkeypatch):
+    for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with server(likes_long) as (proxy, through), server(likes_long) as (url, seen):
+        monkeypatch.setenv("http_proxy", proxy.removesuffix("/v1"))
+        for address in (url, url.replace("127.0.0.1", "localhost")):
+            judge(address, tmp_path).compare(ASK, ["aa"], ["b"])
+        assert (len(seen), len(through)) == (4, 0)
+        judge("http://judge.invalid/v1", tmp_path).compare(ASK, ["aa"], ["b"])  # elsewhere it is the way
+        assert (len(seen), len(through)) == (4, 2) and through[0]["path"] == "http://judge.invalid/v1/chat/completions"
 
 
 def test_a_pairwise_model_behind_a_server_is_read_by_its_letters(tmp_path):

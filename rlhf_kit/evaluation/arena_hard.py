@@ -42,13 +42,17 @@ def arena_hard_scores(rows: Sequence[Mapping], baseline: str, style: bool = Fals
     """One dict a model, the best first: model, score, low, high (percent), n (questions), and for the baseline 50.
 
     rows: dicts with model, question_id, outcomes (list of numbers in [0, 1] from both orders, strong ones repeated), and for
-    `style` also style and baseline_style (`style_of` of the two answers). See `exporters.read_arena_hard`.
+    `style` also style and baseline_style (`style_of` of the two answers). See `exporters.read_arena_hard`. A row without
+    outcomes is a KitError.
     """
     if not rows:
         raise KitError("there are no Arena-Hard verdicts to score")
     models = list(dict.fromkeys(row["model"] for row in rows))
     if baseline in models:
         raise KitError(f"the baseline {baseline!r} is among the judged models; leave its rows out")
+    empty = [number for number, row in enumerate(rows) if not row["outcomes"]]
+    if empty:
+        raise KitError(f"Arena-Hard row {empty[0]} has no outcomes; leave rows without a verdict out")
     flat = [(models.index(row["model"]), str(row["question_id"]), float(o), number)
             for number, row in enumerate(rows) for o in row["outcomes"]]
     wrong = [number for _, _, o, number in flat if not 0 <= o <= 1]

@@ -19,7 +19,8 @@ import numpy as np
 from rlhf_kit.errors import KitError
 from rlhf_kit.evaluation.reward_bench import SECTIONS, rewardbench_sections
 from rlhf_kit.evaluation.statistics import cluster_interval
-from rlhf_kit.runs import Ledger
+from rlhf_kit.fields import BadRow, kind_of
+from rlhf_kit.runs import PROJECT, Ledger
 
 # hub id, split
 SETS = {"rewardbench": ("allenai/reward-bench", "filtered"), "rewardbench2": ("allenai/reward-bench-2", "test"),
@@ -43,10 +44,9 @@ def load_bench(kind: str, source: Any = None) -> tuple[list[BenchItem], Ledger]:
     """The items of a public set, from the hub or a local file, and the row ledger.
 
     kind: "rewardbench", "rewardbench2" or "rm-bench". source: hub id, file or rows; default the official set. A row that
-    lacks a field or holds an empty prompt or too few answers ends the loading with its number: a bench with holes is no
+    lacks a field or holds an empty prompt, too few answers or no text where one belongs ends the loading with its number: a bench with holes is no
     bench.
     """
-    from rlhf_kit.fields import BadRow
     from rlhf_kit.reading import open_source
 
     if kind not in SETS:
@@ -68,19 +68,34 @@ def _item(kind: str, row: Mapping, where: str) -> BenchItem:
     missing = [name for name in ("prompt", "chosen", "rejected", subset) if row.get(name) is None]
     if missing:
         raise KitError(f"{where}: the field {missing[0]!r} is missing; a {kind} row has prompt, chosen, rejected and {subset}")
-    prompt = row["prompt"]
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
-    if not messages or not all(str(m.get("content") or "").strip() and m.get("role") for m in messages):
-        raise KitError(f"{where}: the prompt is empty")
-    answers = {side: [row[side]] if isinstance(row[side], str) else list(row[side]) for side in ("chosen", "rejected")}
-    wanted = {"rewardbench": (1, 1), "rm-bench": (3, 3)}.get(kind)
-    for number, (side, texts) in enumerate(answers.items()):
-        if not texts or not all(isinstance(t, str) for t in texts) or (wanted and len(texts) != wanted[number]):
-            raise KitError(f"{where}: {side} must be {wanted[number] if wanted else 'one or more'} text(s), not {len(texts)}")
+    if not isinstance(row[subset], str):
+        raise KitError(f"{where}: {subset} is {kind_of(row[subset])}; it must be a text")
+    messages, answers = _prompt(row["prompt"], where), {}
+    wanted = {"rewardbench": 1, "rm-bench": 3}.get(kind)
+    for side in ("chosen", "rejected"):
+        texts = [row[side]] if isinstance(row[side], str) else row[side]
+        wrong = [texts] if not isinstance(texts, list | tuple) else [text for text in texts if not isinstance(text, str)]
+        if wrong or not texts or (wanted and len(texts) != wanted):
+            found = kind_of(wrong[0]) if wrong else len(texts)
+            raise KitError(f"{where}: {side} must be {wanted or 'one or more'} text(s), not {found}")
+        answers[side] = list(texts)
     known = {name for subsets in SECTIONS.values() for name in subsets}
     if kind == "rewardbench" and row[subset] not in known:
         raise KitError(f"{where}: unknown RewardBench subset {row[subset]!r}")
     return BenchItem(str(row.get("id", where)), str(row[subset]), messages, **answers)
+
+
+def _prompt(prompt: Any, where: str) -> list[dict]:
+    """A text as one user message, or a list of messages, each with a role and a text."""
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    if not isinstance(turns, list | tuple):
+        raise KitError(f"{where}: the prompt is {kind_of(turns)}; it must be a text or a list of messages")
+    for number, turn in enumerate(turns, 1):
+        if not isinstance(turn, Mapping) or not all(isinstance(turn.get(k), str | None) for k in ("role", "content")):
+            raise KitError(f"{where}: message {number} of the prompt must be an object with a role and a text as content")
+    if not turns or not all((turn.get("content") or "").strip() and turn.get("role") for turn in turns):
+        raise KitError(f"{where}: the prompt is empty")
+    return [dict(turn) for turn in turns]
 
 
 def pocket_bench(n: int = 400, seed: int = 0, split: str = "eval") -> list[BenchItem]:
@@ -131,17 +146,21 @@ def run_bench(kind: str, items: Sequence[BenchItem], judge) -> dict[str, Any]:
     raise KitError(f"unknown bench {kind!r}; known: {', '.join(SETS)}, pocket")
 
 
-def win_matrices(items: Sequence[BenchItem], judge) -> tuple[list[np.ndarray], int]:
-    """For each item P(chosen i beats rejected j), (chosen, rejected), 0.5 for ties; and the number of missing verdicts."""
+def win_matrices(items: Sequence[BenchItem], judge) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """For each item P(chosen i beats rejected j), (chosen, rejected), 0.5 for ties; and in the same shapes, where the judge
+    gave no verdict (bool; the matrix holds 0.5 there)."""
     if hasattr(judge, "compare"):
         triples = [(item.prompt, a, b) for item in items for a in item.chosen for b in item.rejected]
         found = judge.compare(*(list(column) for column in zip(*triples, strict=True))).preference
-        missing = int(np.isnan(found).sum())
-        flat = np.where(np.isnan(found), 0.5, found)
+        missing = np.isnan(found)
+        flat = np.where(missing, 0.5, found)
         flat = np.where(flat == 0.5, 0.5, flat > 0.5)
         ends = np.cumsum([len(item.chosen) * len(item.rejected) for item in items])[:-1]
-        return [part.reshape(len(item.chosen), -1) for item, part in zip(items, np.split(flat, ends), strict=True)], missing
-    return [(np.sign(c[:, None] - r[None, :]) + 1) / 2 for c, r in _scores(items, judge)], 0
+        shaped = lambda column: [part.reshape(len(item.chosen), -1)  # noqa: E731
+                                 for item, part in zip(items, np.split(column, ends), strict=True)]
+        return shaped(flat), shaped(missing)
+    matrices = [(np.sign(c[:, None] - r[None, :]) + 1) / 2 for c, r in _scores(items, judge)]
+    return matrices, [np.zeros(matrix.shape, dtype=bool) for matrix in matrices]
 
 
 def _scores(items: Sequence[BenchItem], scorer) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -155,7 +174,8 @@ def _scores(items: Sequence[BenchItem], scorer) -> list[tuple[np.ndarray, np.nda
 
 
 def _pairs(kind, items, judge):
-    matrices, missing = win_matrices(items, judge)
+    matrices, masks = win_matrices(items, judge)
+    missing = _count(masks)
     right = np.array([matrix[0, 0] for matrix in matrices])
     subsets: dict[str, list[int]] = {}
     for row, item in enumerate(items):
@@ -181,7 +201,8 @@ def _best_of_four(items, judge):
     result: dict[str, Any] = {}
     missing = 0
     if others:
-        matrices, missing = win_matrices(others, judge)
+        matrices, masks = win_matrices(others, judge)
+        missing = _count(masks)
         credit: dict[str, list[float]] = {}
         for item, matrix in zip(others, matrices, strict=True):
             row = matrix[0]
@@ -224,13 +245,14 @@ def ties_score(items: Sequence[BenchItem], scorer) -> float:
 
 
 def _styles(items, judge):
-    matrices, missing = win_matrices(items, judge)
+    matrices, masks = win_matrices(items, judge)
     domains: dict[str, list[np.ndarray]] = {}
     ties = 0
-    for item, matrix in zip(items, matrices, strict=True):
-        ties += int((matrix == 0.5).sum())
-        # concise, detailed, detailed with Markdown; a missing verdict is a coin, an equal score is lost
-        domains.setdefault(item.subset, []).append(np.where(matrix == 0.5, 0.5 if missing else 0.0, matrix))
+    for item, matrix, missing in zip(items, matrices, masks, strict=True):
+        tied = (matrix == 0.5) & ~missing
+        ties += int(tied.sum())
+        # concise, detailed, detailed with Markdown; a missing verdict stays a coin, an equal score is lost
+        domains.setdefault(item.subset, []).append(np.where(tied, 0.0, matrix))
     mean = {name: np.mean(values, axis=0) for name, values in domains.items()}
     halves = [mean.pop(name) for name in list(mean) if name.startswith("safety-")]
     if halves:
@@ -238,10 +260,33 @@ def _styles(items, judge):
     levels = {"hard": np.triu_indices(3, 1), "normal": np.diag_indices(3), "easy": np.tril_indices(3, -1)}
     result = {name: 100 * float(np.mean([matrix[where].mean() for where in levels.values()])) for name, matrix in mean.items()}
     by_level = {level: 100 * float(np.mean([matrix[where].mean() for matrix in mean.values()])) for level, where in levels.items()}
-    return {**result, **by_level, "Average": float(np.mean(list(result.values()))), "ties": ties - missing, "unjudged": missing}
+    return {**result, **by_level, "Average": float(np.mean(list(result.values()))), "ties": ties,
+            "unjudged": _count(masks)}
+
+
+def _count(masks: Sequence[np.ndarray]) -> int:
+    return sum(int(mask.sum()) for mask in masks)
 
 
 # ---------------------------------------------------------------- the paper's tables beside ours
+
+
+def paper_table(name: str) -> dict[str, Any]:
+    """data/paper_numbers/<name>.yaml: {source, verified, columns, rows: [{model, values}]}; KitError for another name or a
+    row that does not fit the columns."""
+    import yaml
+
+    folder = PROJECT / "data" / "paper_numbers"
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        raise KitError(f"no paper table {name!r}; known: {', '.join(sorted(p.stem for p in folder.glob('*.yaml')))}")
+    table = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if "columns" not in table:
+        raise KitError(f"{path.name} is no table of columns and rows")
+    for row in table["rows"]:
+        if len(row["values"]) != len(table["columns"]):
+            raise KitError(f"{path.name}: {row['model']} has {len(row['values'])} values for {len(table['columns'])} columns")
+    return table
 
 
 def beside_paper(name: str, ours: Mapping[str, Mapping[str, float]]) -> list[dict]:
@@ -250,8 +295,6 @@ def beside_paper(name: str, ours: Mapping[str, Mapping[str, float]]) -> list[dic
     name: a file under data/paper_numbers, as "table1_rewardbench". ours: {model: {column: value}}; columns that ours lack are
     None, never filled in. "Chat Hard" and "Chat-Hard" are one column.
     """
-    from rlhf_kit.views.evaluation import paper_table
-
     table = paper_table(name)
     columns = table["columns"]
     rows = [{"model": row["model"], "where": "paper", **dict(zip(columns, row["values"], strict=True))} for row in table["rows"]]

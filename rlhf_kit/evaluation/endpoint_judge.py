@@ -7,6 +7,7 @@ answers judged are untrusted text: they can try to talk the judge into a verdict
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import random
@@ -64,9 +65,9 @@ def parse_verdict(reply: str) -> float | None:
 class EndpointJudge:
     """Asks a chat-completions endpoint about each pair in both orders.
 
-    base_url: as "http://127.0.0.1:8000/v1". model: its name there. cache: folder for the replies. api_key_env: name of
-    the environment variable that holds the key; None sends no key (a local server), so that no server sees a key
-    that was not meant for it.
+    base_url: as "http://127.0.0.1:8000/v1"; a server on this machine is asked past any proxy of the environment. model:
+    its name there. cache: folder for the replies. api_key_env: name of the environment variable that holds the key;
+    None sends no key (a local server), so that no server sees a key that was not meant for it.
     style "verdict": the judge writes, and its [[A]], [[B]] or [[C]] is read (`template` with {context}, {a}, {b}).
     style "letter": a pairwise preference model (paper section 2.1) in the kit's own format; its next-token
     probabilities of A and B are read from the log-probabilities, P(A) / (P(A) + P(B)).
@@ -78,11 +79,7 @@ class EndpointJudge:
                  api_key_env: str | None = None, name: str | None = None, temperature: float = 0.0,
                  max_tokens: int = 512, tries: int = 6, wait: float = 1.0, timeout: float = 120.0, workers: int = 4,
                  price_in: float | None = None, price_out: float | None = None):
-        parts = urllib.parse.urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise KitError(f"base_url {base_url!r} is no http address; give one such as http://127.0.0.1:8000/v1")
-        if parts.username or parts.password:
-            raise KitError("base_url must hold no password; put the key into an environment variable and name it in api_key_env")
+        host = _host(base_url)
         if style not in ("verdict", "letter"):
             raise KitError(f"style is {style!r}; it must be verdict or letter")
         if style == "verdict" and not all(mark in template for mark in ("{context}", "{a}", "{b}")):
@@ -96,6 +93,9 @@ class EndpointJudge:
             self.options |= {"logprobs": True, "top_logprobs": 20}
         self.tries, self.wait, self.timeout, self.workers = tries, wait, timeout, workers
         self.price_in, self.price_out = price_in, price_out
+        # A proxy is no way to this machine; elsewhere the environment's proxies are read now and not at import.
+        no_proxy = [urllib.request.ProxyHandler({})] if host in ("127.0.0.1", "::1", "localhost") else []
+        self._opener = urllib.request.build_opener(_NoRedirect, *no_proxy)
         self._lock, self._stop = threading.Lock(), threading.Event()
 
     def compare(self, prompts: Sequence, a: Sequence[str], b: Sequence[str]) -> Verdicts:
@@ -176,7 +176,7 @@ class EndpointJudge:
         for attempt in range(self.tries):
             pause = min(60.0, self.wait * 2**attempt) * random.uniform(0.75, 1.25)
             try:
-                with _OPENER.open(request, timeout=self.timeout) as response:
+                with self._opener.open(request, timeout=self.timeout) as response:
                     return _read(json.loads(response.read()))
             except urllib.error.HTTPError as error:
                 said = _clean(error.read(2000).decode("utf-8", "replace"), key)
@@ -188,7 +188,7 @@ class EndpointJudge:
                     raise _GaveUp(f"the judge at {self.base_url} answered {error.code} ({said}){hint}") from None
                 last = f"answered {error.code} ({said})"
                 pause = _retry_after(error.headers.get("Retry-After"), pause)
-            except (OSError, TimeoutError) as error:
+            except (OSError, http.client.HTTPException) as error:  # the latter: a reply that breaks off
                 last = f"could not be reached ({_clean(str(getattr(error, 'reason', error)), key)})"
             except (ValueError, KeyError, IndexError, TypeError) as error:
                 last = f"sent something that is no chat completion ({type(error).__name__})"
@@ -241,7 +241,18 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None  # a redirect would carry the answers, and perhaps the key, to another place
 
 
-_OPENER = urllib.request.build_opener(_NoRedirect)
+def _host(base_url: str) -> str:
+    """The host of an address that can be asked; KitError for any other."""
+    if "@" in base_url.partition("//")[2].partition("/")[0]:  # not echoed: it may hold a password
+        raise KitError("base_url must hold no password; put the key into an environment variable and name it in api_key_env")
+    try:
+        parts = urllib.parse.urlsplit(base_url)
+        port = parts.port
+    except ValueError as error:  # a port that is no number or above 65535, a bracket left open
+        raise KitError(f"base_url {base_url!r} is no http address ({error}); give one such as http://127.0.0.1:8000/v1") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not base_url.isprintable() or " " in base_url:
+        raise KitError(f"base_url {base_url!r} is no http address; give one such as http://127.0.0.1:8000/v1")
+    return parts.hostname
 
 
 def _read(body: dict) -> dict:

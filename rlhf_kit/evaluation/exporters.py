@@ -1,12 +1,14 @@
 """A policy's answers in the official input formats of AlpacaEval, MT-Bench and Arena-Hard, and their judgements read back.
 
 The official tools run in environments of their own, since their pins exclude ours; `OFFICIAL` holds the commands.
-Layouts: alpaca_eval 0.6.6, FastChat's llm_judge, arena-hard-auto (v2 layout with `uid`; the older one is read too).
+Layouts: alpaca_eval 0.6.6, FastChat's llm_judge, arena-hard-auto (v2 layout with `uid` and `messages`; of the older one with
+`question_id` and `choices`, questions, answers and judgements are read too).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +17,7 @@ from typing import Any
 
 from rlhf_kit.errors import KitError
 from rlhf_kit.evaluation.arena_hard import LABELS, style_of
+from rlhf_kit.fields import kind_of
 from rlhf_kit.files import read_json, stable_hash, write_json, write_text
 from rlhf_kit.runs import Ledger
 
@@ -139,6 +142,8 @@ def read_alpaca_eval(path: str | Path) -> tuple[list[dict], Ledger]:
     if not isinstance(table, list):
         raise KitError(f"{path} is no list of annotations")
     for number, row in enumerate(table):
+        if not isinstance(row, dict):
+            raise KitError(f"{path}, annotation {number + 1}: {kind_of(row)} where an object is needed")
         missing = [k for k in ("instruction", "output_1", "output_2", "preference", "generator_1", "generator_2") if k not in row]
         if missing:
             raise KitError(f"{path}, annotation {number + 1}: the field {missing[0]!r} is missing")
@@ -146,6 +151,10 @@ def read_alpaca_eval(path: str | Path) -> tuple[list[dict], Ledger]:
         if value is None or value != value:
             dropped += 1
             continue
+        _number(value, f"{path}, annotation {number + 1}", "preference")
+        for field in ("output_1", "output_2"):
+            if not isinstance(row[field], str):
+                raise KitError(f"{path}, annotation {number + 1}: {field} is {kind_of(row[field])}; it must be a text")
         value = 1.5 if value == 0 else float(value)
         if not 1 <= value <= 2:
             raise KitError(f"{path}, annotation {number + 1}: preference is {value}; it must lie in [1, 2], or be 0 for a tie")
@@ -165,6 +174,7 @@ def read_mt_bench(path: str | Path) -> tuple[list[dict], Ledger]:
         missing = [k for k in ("question_id", "model", "score", "turn") if k not in row]
         if missing:
             raise KitError(f"{path}, line {number + 1}: the field {missing[0]!r} is missing")
+        _number(row["score"], f"{path}, line {number + 1}", "score")
         if row["score"] == -1:
             dropped += 1
             continue
@@ -194,7 +204,8 @@ def read_arena_hard(path: str | Path, answers: Mapping[str, str | Path] | None =
     """A model_judgment JSONL as rows for `arena_hard_scores`: model, question_id, outcomes; and the ledger.
 
     Game 1 shows the baseline as A, game 2 the model; a question with a game without a verdict is dropped, as officially, and
-    counted. answers: {model: its model_answer JSONL}, with `baseline` among them, adds style and baseline_style.
+    counted. answers: {model: its model_answer JSONL, of either layout}, with `baseline` among them, adds style and
+    baseline_style. The lengths are the files' token_len where they have it, so both must count alike; else words.
     """
     styles = {name: _styles(file) for name, file in (answers or {}).items()}
     if answers and baseline not in styles:
@@ -203,13 +214,14 @@ def read_arena_hard(path: str | Path, answers: Mapping[str, str | Path] | None =
     for number, row in enumerate(table):
         where, name = f"{path}, line {number + 1}", row.get("uid") or row.get("question_id")
         games = row.get("games")
-        if name is None or "model" not in row or not isinstance(games, list) or len(games) != 2:
+        if name is None or "model" not in row or not isinstance(games, list) or len(games) != 2 \
+                or not all(isinstance(game, dict | None) for game in games):
             raise KitError(f"{where}: an Arena-Hard judgement needs uid, model and two games")
         verdicts = [(game or {}).get("score") for game in games]
         if None in verdicts:
             dropped += 1
             continue
-        unknown = [v for v in verdicts if v not in LABELS]
+        unknown = [v for v in verdicts if not isinstance(v, str) or v not in LABELS]
         if unknown:
             raise KitError(f"{where}: unknown verdict {unknown[0]!r}; known: {', '.join(LABELS)}")
         found: dict[str, Any] = {"model": row["model"], "question_id": name, "category": row.get("category"),
@@ -224,15 +236,38 @@ def read_arena_hard(path: str | Path, answers: Mapping[str, str | Path] | None =
 
 
 def _styles(path: str | Path) -> dict[str, dict]:
+    """{question: its answer's style} of a model_answer file in either layout."""
     found = {}
-    for row in _lines(path):
-        counts = row.get("metadata") or {}
-        answer = row["messages"][-1]["content"]
-        found[row["uid"]] = style_of(answer["answer"] if isinstance(answer, Mapping) else answer, counts.get("token_len"))
+    for number, row in enumerate(_lines(path), 1):
+        name, (text, tokens) = row.get("uid") or row.get("question_id"), _answer(row)
+        if not isinstance(name, str | int) or not isinstance(text, str):
+            raise KitError(f"{path}, line {number}: an Arena-Hard answer needs uid and messages that end with a text, or in the "
+                           "older layout question_id and choices with a turn")
+        if tokens is not None:
+            _number(tokens, f"{path}, line {number}", "token_len")
+        found[name] = style_of(text, tokens)
     return found
 
 
+def _answer(row: Mapping) -> tuple[Any, Any]:
+    """(text, tokens or None) of one answer; (None, None) where the row has neither layout."""
+    try:
+        if "messages" in row:
+            answer, counts = row["messages"][-1]["content"], row.get("metadata") or {}
+            return answer["answer"] if isinstance(answer, Mapping) else answer, counts.get("token_len")
+        turn, counts = row["choices"][0]["turns"][0], row.get("conv_metadata") or {}
+        return turn["content"], turn.get("token_len", counts.get("token_len"))  # later files count beside the turns
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return None, None
+
+
 # ---------------------------------------------------------------- small things
+
+
+def _number(value: Any, where: str, field: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        shown = kind_of(value) if not isinstance(value, float) else value
+        raise KitError(f"{where}: {field} is {shown}; it must be a number")
 
 
 def _lines(path: str | Path) -> list[dict]:
