@@ -3,34 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from rlhf_kit.evaluation.benches import paper_table as paper_table  # lesson 09 shows the paper's tables beside its own
 from rlhf_kit.views import style
 from rlhf_kit.views.policy import arm_rows
-
-
-def paper_table(name: str) -> dict[str, Any]:
-    """A table of the paper from data/paper_numbers/<name>.yaml: {source, verified, columns, rows: [{model, values}]}.
-
-    KitError listing the known tables for another name, or when a row does not fit the columns.
-    """
-    import yaml
-
-    from rlhf_kit.errors import KitError
-    from rlhf_kit.runs import PROJECT
-
-    folder = PROJECT / "data" / "paper_numbers"
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        raise KitError(f"no paper table {name!r}; known: {', '.join(sorted(p.stem for p in folder.glob('*.yaml')))}")
-    found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for row in found["rows"]:
-        if len(row["values"]) != len(found["columns"]):
-            raise KitError(f"{path.name}: {row['model']} has {len(row['values'])} values for {len(found['columns'])} columns")
-    return found
 
 
 def draw_win_rates(rows: Sequence[Mapping]) -> Figure:
