@@ -29,7 +29,7 @@ def text(source: str | Path, model, facts: dict[str, Any]) -> str:
     stage = _stage(folder.parent) if folder.is_dir() else None
     known = released.find(str(source))
     lines = [
-        "---", "library_name: transformers", "tags: [dpo, rlhf]", "---", "",
+        "---", "library_name: transformers", "tags: [rlhf]", "---", "",
         f"# {folder.parent.name if stage else Path(source).name}", "",
         f"A chat policy made with rlhf-kit, after *{PAPER}*.", "",
         "## The file", "",

@@ -345,7 +345,8 @@ def test_a_job_is_plain_json(tmp_path, machine, settings):
 
     section = load_profile("laptop").dpo
     job = launch.write_job(
-        tmp_path, "train_dpo", {"settings": section, "machine": machine, "lora": None, "out": tmp_path / "x"}, [{"a": 1}], 2
+        tmp_path, "train_dpo", {"settings": section, "machine": machine, "lora": None, "out": tmp_path / "x"}, [{"a": 1}], 2,
+        follow=True,
     )
     read = json.loads(job.read_text())
     assert read["arguments"]["settings"]["beta"] == 0.1 and read["arguments"]["machine"]["device"] == "cpu"

@@ -46,7 +46,10 @@ def judged_pairs(course: Any, most: int = 400) -> list[dict]:
                 row[f"{side}_gold"] = float(gold)
     rewards = {}
     for done in course.run.path.glob("reward-test-bt-*/_SUCCESS"):
-        if read_json(done.parent / "manifest.json")["inputs"].get("preferences") == source.key:
+        inputs = read_json(done.parent / "manifest.json")["inputs"]
+        judge = course.run.path / f"reward_model-{inputs.get('model')}" / "manifest.json"
+        whole = judge.is_file() and read_json(judge)["params"].get("pairs") is None  # not the weak one of lesson 03
+        if whole and inputs.get("preferences") == source.key:
             rewards = {
                 (r["prompt_id"], r["chosen"], r["rejected"]): r
                 for r in read_rows(done.parent / "rows.parquet")

@@ -192,7 +192,8 @@ def _told(rows: Sequence[Mapping], names: Sequence[str], upto: int, share: np.nd
             text += f"Outside the pair, {whose} gained most: {gain:.2f} percentage points. "
     return (
         text
-        + f"All listed answers together went from {100 * (1 - share[-1, 0]):.1f} % to {100 * (1 - share[-1, upto]):.1f} % of the probability."
+        + f"All {len(rows)} answers that were followed went together from {100 * (1 - share[-1, 0]):.1f} % "
+        f"to {100 * (1 - share[-1, upto]):.1f} % of the probability."
     )
 
 

@@ -166,7 +166,9 @@ def draw_pairs(rows: Sequence[Mapping]) -> Drawing:
         here = places[at - 1]
         ring.set_data([columns["margin"][here]], [columns["length"][here]])
         row = rows[here]
-        told += f" Shown is number {at}: margin {columns['margin'][here]:.2f}, chosen longer by {columns['length'][here]:.0f} characters"
+        longer = columns["length"][here]
+        told += f" Shown is number {at}: margin {columns['margin'][here]:.2f}, chosen {'longer' if longer >= 0 else 'shorter'} "
+        told += f"by {abs(longer):.0f} characters"
         told += (
             "."
             if not known
