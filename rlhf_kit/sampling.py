@@ -124,6 +124,7 @@ def _policy_key(policy) -> str:
     """What tells a policy from another in the plan of kept shards: a hash of its weights, a hub id or server name as it is."""
     from rlhf_kit.weights import weights_hash
 
+    policy = getattr(policy, "policy", policy)  # of opened engines and servers
     if isinstance(policy, tuple):
         return weights_hash(policy[0])
     try:

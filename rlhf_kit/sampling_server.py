@@ -186,8 +186,8 @@ def _message(value, reply) -> str:
 class Servers:
     """The servers that serve one policy; made by `open_servers`."""
 
-    def __init__(self, servers: list[Server], tokenizer, max_length: int | None):
-        self.servers, self.tokenizer, self.max_length = servers, tokenizer, max_length
+    def __init__(self, servers: list[Server], tokenizer, max_length: int | None, policy: object = None):
+        self.servers, self.tokenizer, self.max_length, self.policy = servers, tokenizer, max_length, policy
 
     def lanes(self):
         return [(server.name, server.draw) for server in self.servers for _ in range(LANES)]
@@ -256,7 +256,7 @@ def open_servers(policy_path, machine) -> Servers:
             for problem in problems:
                 warnings.warn(f"a sampling server is left out: {problem}", stacklevel=2)
             known = [s.longest for s in found if s.longest]
-            return Servers(found, tokenizer, min(known) if known else None)
+            return Servers(found, tokenizer, min(known) if known else None, policy_path)
         if time.monotonic() >= until:
             raise KitError(
                 f"no server serves the policy {where} ({'; '.join(problems)}); start one with `vllm serve {where} "

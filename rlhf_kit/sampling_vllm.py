@@ -107,8 +107,8 @@ class Engine:
 class Engines:
     """The engines of one policy: one a GPU (or group of GPUs), one on a CPU. Made by `open_engines`."""
 
-    def __init__(self, engines: list[Engine], tokenizer, max_length: int):
-        self.engines, self.tokenizer, self.max_length = engines, tokenizer, max_length
+    def __init__(self, engines: list[Engine], tokenizer, max_length: int, policy: object = None):
+        self.engines, self.tokenizer, self.max_length, self.policy = engines, tokenizer, max_length, policy
 
     def lanes(self):
         return [(engine.name, engine.draw) for engine in self.engines]
@@ -175,7 +175,7 @@ def open_engines(policy_path, machine, max_length: int) -> Engines:
     except BaseException:
         Engines(engines, tokenizer, max_length).close()
         raise
-    return Engines(engines, tokenizer, max_length)
+    return Engines(engines, tokenizer, max_length, policy_path)
 
 
 def _groups(options, on_gpu: bool) -> list[str | None]:
