@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from functools import lru_cache
@@ -91,7 +92,7 @@ def code_hash(code: Sequence[Any]) -> str:
 def _replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary sibling of `path` that takes its place when the block ends without an exception."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")  # threads may write one file
     try:
         yield temporary
         os.replace(temporary, path)

@@ -226,3 +226,11 @@ def test_records_and_names(run, monkeypatch):
             runs.open_run(bad, run.path)
         with pytest.raises(KitError, match="may hold only"):
             runs.record(run, "metrics", bad, 1)
+
+
+def test_threads_may_write_one_file_at_once(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda k: runs.write_json(tmp_path / "one.json", {"k": k % 2, "fill": "x" * 20_000}), range(400)))
+    assert runs.read_json(tmp_path / "one.json")["k"] in (0, 1) and [f.name for f in tmp_path.iterdir()] == ["one.json"]
