@@ -141,9 +141,14 @@ def command(job: Path, processes: int, strategy: str, machine: Any, sharing: boo
             "fsdp2 divides the model without it"
         )
     precision = "bf16" if machine.autocast_bf16 else "fp16" if machine.dtype == "float16" else "no"
-    start = ["--config_file", str(PROJECT / "data" / "accelerate" / f"{strategy}.yaml")]
-    start += ["--num_processes", str(processes), "--main_process_port", "0", "--mixed_precision", precision]
+    start = accelerate_options(PROJECT / "data" / "accelerate" / f"{strategy}.yaml", processes, precision)
     return [sys.executable, "-m", "accelerate.commands.launch", *start, *worker]
+
+
+def accelerate_options(config: str | Path, processes: int, precision: str) -> list[str]:
+    """What `accelerate launch` is told on one machine; port 0 takes a free one."""
+    given = {"config_file": config, "num_processes": processes, "main_process_port": 0, "mixed_precision": precision}
+    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
 
 
 def run(

@@ -64,7 +64,8 @@ def check(where: str, weights: str | None = ".safetensors") -> dict[str, bool]:
         check_weights([f.name for f in folder.iterdir()], where, weights)
         return {}
     if not hub.reachable():
-        hub.require(where, "model")
+        if not hub.cached(where, "model"):
+            raise KitError(hub.unreachable(where, "model"))
         return {"local_files_only": True}
     check_weights(_hub_files(where), where, weights)
     return {}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_kit.architectures import licence
+from rlhf_kit.launch import accelerate_options
 from rlhf_kit.memory import GIB, Card
 from rlhf_kit.profiles import Profile
 from rlhf_kit.runs import project_path
@@ -92,9 +93,8 @@ def launcher(profile: Profile, on: Card | None) -> list[str]:
     if launch.processes == 1:
         return []
     precision = "no" if on is None else "bf16" if on.bf16 else "fp16"
-    words = ["accelerate", "launch", "--config_file", f"data/accelerate/{launch.strategy}.yaml"]
-    words += ["--num_processes", str(launch.processes), "--main_process_port", "0", "--mixed_precision", precision]
-    return [*words, "-m", "rlhf_kit.worker", "JOB/job.json"]
+    options = accelerate_options(f"data/accelerate/{launch.strategy}.yaml", launch.processes, precision)
+    return ["accelerate", "launch", *options, "-m", "rlhf_kit.worker", "JOB/job.json"]
 
 
 def commands(
