@@ -256,7 +256,8 @@ def _sentence(error: dict, where: str) -> str:
             else f"known here: {', '.join(allowed)}"
         )
         return f"{where}: unknown key {dotted!r}; {hint}"
-    return f"{where}: {dotted} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    given = "..." if location[:2] == ("sampling", "server") else repr(error["input"])  # it may hold a password
+    return f"{where}: {dotted} is {given}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def load_profile(name_or_path: str | Path = DEFAULT, overrides: dict[str, Any] | None = None) -> Profile:
@@ -289,7 +290,8 @@ def load_profile(name_or_path: str | Path = DEFAULT, overrides: dict[str, Any] |
     for dotted, value in (overrides or {}).items():
         _set(values, dotted, value)
     if overrides:
-        where += f" with {', '.join(f'{k}={v}' for k, v in overrides.items())}"
+        # A server's address that is about to be refused may hold a password.
+        where += f" with {', '.join(f'{k}={v}' if k != 'sampling.server' else k for k, v in overrides.items())}"
     values.setdefault("name", path.stem)
     try:
         profile = Profile.model_validate(values)
