@@ -10,10 +10,6 @@ DPO stands in `trainers.dpo`.
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
 import time
 from collections import Counter
 from collections.abc import Sequence

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
 import gc
 import math
 import time
