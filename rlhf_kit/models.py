@@ -95,7 +95,7 @@ def _is_classifier(config) -> bool:
 
 
 def _is_gated(config) -> bool:
-    """A multi-objective model with a gate (ArmoRM), which `multi_objective` opens."""
+    """A multi-objective model with a gate (ArmoRM), which `checkpoints.multi_objective` opens."""
     return any(name.endswith("RewardModelWithGating") for name in config.architectures or [])
 
 
@@ -194,7 +194,7 @@ def is_multi_objective(path: str | Path) -> bool:
 
 
 def load_gated(path: str | Path, machine, architecture):
-    """(multi-objective reward model of the class `architecture`, its tokenizer); see `multi_objective`."""
+    """(multi-objective reward model of the class `architecture`, its tokenizer); see `checkpoints.multi_objective`."""
     where = resolve_model(path)
     options = model_files.check(where)
     if not _is_gated(_config(where, **options)):

@@ -18,6 +18,7 @@ from rlhf_kit.errors import KitError
 from rlhf_kit.trainers import common as training_common
 from rlhf_kit.trainers import dpo as training_dpo
 from rlhf_kit.trainers import lora as training_lora
+from rlhf_kit.trainers import memory as training_memory
 from rlhf_kit.trainers.packing import check_packing, packed
 from rlhf_kit.trainers.rows import dpo_encoder, encode_rows, pairwise_encoder, reward_encoder, sft_encoder
 
@@ -250,7 +251,7 @@ def test_an_adapter_is_continued_on_the_weights_it_belongs_to_alone(tiny_folder,
         start(tmp_path / "continued", tiny_folder, {**QLORA, "r": 8})
 
 
-@pytest.mark.skipif(WITHOUT_BITSANDBYTES, reason="needs bitsandbytes (requirements-gpu.txt)")
+@pytest.mark.skipif(WITHOUT_BITSANDBYTES, reason="needs bitsandbytes (requirements-test.txt, on Linux)")
 def test_qlora_iterations_stand_on_the_same_4_bit_weights(tiny_folder, tiny_rows, machine, settings, tmp_path, tokenizer):
     settings.learning_rate, settings.epochs = 2e-2, 2
     pairs = tiny_rows.pairs
@@ -267,7 +268,7 @@ def test_qlora_iterations_stand_on_the_same_4_bit_weights(tiny_folder, tiny_rows
         assert two.facts["step_zero"][f"{side}_log_ratio"] == pytest.approx(true, abs=0.05) and abs(true) > 0.5
 
 
-@pytest.mark.skipif(WITHOUT_BITSANDBYTES, reason="needs bitsandbytes (requirements-gpu.txt)")
+@pytest.mark.skipif(WITHOUT_BITSANDBYTES, reason="needs bitsandbytes (requirements-test.txt, on Linux)")
 def test_qlora_of_an_unrelated_policy_is_merged_and_sft_works(tiny_folder, tiny_rows, machine, settings, tmp_path):
     settings.learning_rate, settings.epochs = 2e-2, 3
     sft = training.train_sft(tiny_folder, tiny_rows.sft, tmp_path / "sft", settings, machine, 0, LIMIT, lora=QLORA)
@@ -425,7 +426,7 @@ def test_other_errors_are_not_taken_for_lack_of_memory(tiny_folder, tiny_rows, m
     monkeypatch.setattr(training._SFT, "training_step", fails)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         training.train_sft(tiny_folder, tiny_rows.sft, tmp_path / "sft", settings, machine, 0, LIMIT)
-    advice = training_common._memory_advice(
+    advice = training_memory._memory_advice(
         "train_dpo", {"micro_batch_size": 1, "gradient_checkpointing": True}, {"r": 4}, MemoryError()
     )
     assert "dpo.max_length, or model.lora.quantization=nf4" in advice

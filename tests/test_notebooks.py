@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import subprocess
 import sys
 
@@ -32,12 +34,24 @@ def test_a_lesson_keeps_its_form(path):
     assert path.stat().st_size < 1_000_000
 
 
-def test_the_whole_course_runs_at_smoke(tmp_path, monkeypatch):
-    monkeypatch.setenv("RLHF_KIT_RUNS", str(tmp_path))
-    command = [sys.executable, "-m", "rlhf_kit", "run", "--profile", "smoke"]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=1500)
+def course(runs, *options):
+    """A finished `python -m rlhf_kit run` at smoke, its runs under the folder `runs`."""
+    command = [sys.executable, "-m", "rlhf_kit", "run", "--profile", "smoke", *map(str, options)]
+    environment = os.environ | {"RLHF_KIT_RUNS": str(runs)}
+    return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=1500)
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """The folder of runs in which the whole course has been run at smoke, once for all tests of this file."""
+    runs = tmp_path_factory.mktemp("runs")
+    done = course(runs)
     assert done.returncode == 0, done.stdout + done.stderr
-    run = tmp_path / "smoke"
+    return runs
+
+
+def test_the_whole_course_runs_at_smoke(smoke):
+    run = smoke / "smoke"
     timings = json.loads((run / "timings.json").read_text())
     assert set(timings["notebooks"]) == {p.stem for p in PATHS}
     assert max(timings["peak_memory_mb"].values()) < 4096
@@ -48,5 +62,29 @@ def test_the_whole_course_runs_at_smoke(tmp_path, monkeypatch):
         assert (run / "site" / f"{path.stem}.html").is_file()
     assert (run / "site" / "index.html").is_file()
     # with nothing changed nothing is executed again
-    again = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    again = course(smoke)
     assert again.returncode == 0 and again.stdout.count("found (nothing changed)") == len(PATHS)
+
+
+def test_lessons_run_with_released_models(smoke):
+    """The models of the smoke run stand for released ones: lessons on them train none of the three and say so."""
+    names = {"sft": "sft", "reward": "reward_model", "pairwise": "pairwise_model"}
+    given = {name: min((smoke / "smoke").glob(f"{stage}-*"), key=_made) / "model" for name, stage in names.items()}
+    sets = [word for name, folder in given.items() for word in ("--set", f"{name}.released={folder}")]
+    done = course(smoke, "--run", "released", "--only", "02,03,04,06,08", *sets)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = smoke / "released"
+    for name, stage in names.items():
+        facts = [json.loads(file.read_text())["facts"] for file in run.glob(f"{stage}-*/manifest.json")]
+        own = [one for one in facts if "released" not in one]
+        assert [one["released"] for one in facts if "released" in one] == [str(given[name])]
+        assert not own if name == "sft" else all("weights" in one for one in own)
+    # the online loop starts from the released policy and is held to it
+    trained = [json.loads(file.read_text())["facts"] for file in run.glob("dpo-1-*/manifest.json")]
+    assert trained and {one["reference"]["path"] for one in trained} == {str(given["sft"])}
+    assert all(abs(one["step_zero"]["loss"] - math.log(2)) < 1e-4 for one in trained)
+
+
+def _made(stage):
+    """When a stage was begun: lessons train variants of a model later."""
+    return json.loads((stage / "manifest.json").read_text())["started"]

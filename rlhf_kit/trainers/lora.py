@@ -27,7 +27,8 @@ from rlhf_kit.batching import pad
 from rlhf_kit.checkpoints import model_files, opening
 from rlhf_kit.errors import KitError
 from rlhf_kit.runs import project_path, read_json, write_json
-from rlhf_kit.trainers.common import Trained, close, setting, sharded
+from rlhf_kit.trainers.arguments import setting
+from rlhf_kit.trainers.common import Trained, close, sharded
 
 NOTE = "kit.json"  # beside the adapter: which frozen weights it belongs to
 # How far merging may move the model: mean absolute difference of the probe's log-probabilities a token (nats), or of
