@@ -303,6 +303,10 @@ def save_model(model, tokenizer, folder: str | Path, state_dict: Mapping | None 
             os.replace(partial, folder)
         else:
             (folder / "config.json").unlink(missing_ok=True)
+            # Weights of an earlier model in files of other names would be opened in place of these, its adapter trained on.
+            for stale in folder.glob("*.safetensors*"):
+                stale.unlink()
+            shutil.rmtree(folder / "adapter", ignore_errors=True)
             for file in sorted(partial.iterdir(), key=lambda f: f.name == "config.json"):
                 os.replace(file, folder / file.name)
     finally:

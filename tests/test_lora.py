@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import json
 import math
+import warnings
 import weakref
 from collections import Counter
 from dataclasses import replace
@@ -103,12 +104,27 @@ def test_half_precision_stays_and_its_merge_error_is_measured(tiny_folder, tiny_
     )
     assert done.facts["adapter"]["merged_dtype"] == "bfloat16"
     assert 1e-5 < done.facts["adapter"]["merge_error_mean"] < 0.05
+    assert done.facts["adapter"]["moved_mean"] > 2 * done.facts["adapter"]["merge_error_mean"]
     assert models.load_policy(done.path, half)[0].dtype == torch.bfloat16
     for lora in (LORA, None):
         out = tmp_path / f"rm-{lora is None}"
         reward = training.train_reward(tiny_folder, tiny_rows.pairs, out, settings, half, 0, LIMIT, lora=lora)
         scorer = models.load_reward_model(reward.path, half)[0]
         assert scorer.model.dtype == torch.bfloat16 and scorer.score.weight.dtype == torch.float32
+
+
+def test_an_update_that_merging_rounds_away_is_told(tiny_folder, tiny_rows, machine, settings, tmp_path):
+    """Half-precision weights keep 8 bits: the merged policy of a few small steps would be the one it began with."""
+    settings.learning_rate = 1e-5
+    common = (tiny_folder, tiny_folder, tiny_rows.pairs)
+    with pytest.warns(UserWarning, match="merging into bfloat16 .*much of what was learnt is rounded away"):
+        half = replace(machine, dtype="bfloat16")
+        lost = training.train_dpo(*common, tmp_path / "half", settings, half, 0, LIMIT, lora=LORA)
+    assert lost.facts["adapter"]["merge_error_mean"] > lost.facts["adapter"]["moved_mean"] / 2
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="merging")
+        kept = training.train_dpo(*common, tmp_path / "whole", settings, machine, 0, LIMIT, lora=LORA)
+    assert 0 < kept.facts["adapter"]["moved_mean"]
 
 
 def test_a_merge_that_moves_the_model_is_refused(tiny_folder, tiny_rows, machine, settings, tmp_path, monkeypatch):
