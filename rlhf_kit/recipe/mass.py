@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from rlhf_kit.course import Course, model_folder
-from rlhf_kit.online import Iteration
 from rlhf_kit.recipe.answers import SAMPLING, SCORING, scorer_of, with_prompts
 from rlhf_kit.recipe.policy import reward_model, sft
 from rlhf_kit.runs import Ledger, write_rows
 
 
-def answers_over_training(course: Course, iterations: Sequence[Iteration], prompts: int = 3) -> list[dict]:
+def answers_over_training(course: Course, iterations: Sequence[Any], prompts: int = 3) -> list[dict]:
     """Rows for the view `where_did_the_mass_go`: answers under SFT and every iteration's policy.
 
     iterations: of `stages.online` or `stages.offline`. Takes, of the first 24 pairs of iteration 1, the prompts whose
