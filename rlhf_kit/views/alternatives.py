@@ -1,0 +1,130 @@
+"""Text alternatives: what a figure shows, in words, for readers who do not see it and pages that do not show it.
+
+Every figure of `style.figure` is a `ToldFigure`. Displayed in a notebook it carries its words as `text/plain` and as the
+picture's `alt`, from which the site and GitHub take them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter
+
+MOST, SERIES = 900, 8  # characters of a text, series named in a panel
+
+
+class ToldFigure(Figure):
+    """A matplotlib figure that says what it shows."""
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
+        """IPython draws the picture as it does any figure's; from here come the words."""
+        text = describe(self)
+        return {"text/plain": text}, {"image/png": {"alt": text}}
+
+
+def describe(figure: Figure) -> str:
+    """Titles, axes with units, and each series from its first value to its last; at most MOST characters."""
+    whole = figure.get_suptitle()
+    panels = [_panel(ax) for ax in figure.axes if ax.get_visible() and (_title(ax) or ax.has_data())]
+    panels = [text for text in panels if text]
+    if len(panels) > 1:
+        panels = [f"Panel {k}: {text}" for k, text in enumerate(panels, 1)]
+    text = " ".join([*([f"{whole}."] if whole else []), *panels]) or "A figure without a title."
+    return text if len(text) <= MOST else text[:MOST].rsplit(" ", 1)[0] + " ..."
+
+
+def _plain(text: str) -> str:
+    return " ".join(str(text).split())
+
+
+def _title(ax: Axes) -> str:
+    return _plain(ax.get_title("left") or ax.get_title() or ax.get_title("right"))
+
+
+def _names(axis: Any) -> dict[float, str]:
+    """place -> text of an axis whose ticks are names and not numbers."""
+    formatter = axis.get_major_formatter()
+    if not isinstance(formatter, FixedFormatter):
+        return {}
+    return {
+        round(float(place), 6): _plain(text)
+        for place, text in zip(axis.get_majorticklocs(), formatter.seq, strict=False)
+        if _plain(text)
+    }
+
+
+def _number(value: Any) -> str:
+    return f"{float(value):.3g}" if value == value else "nothing"
+
+
+def _panel(ax: Axes) -> str:
+    x, y = _plain(ax.get_xlabel()), _plain(ax.get_ylabel())
+    rows, columns = _names(ax.yaxis), _names(ax.xaxis)
+    axes = f"{y} against {x}" if x and y else x or y
+    head = "; ".join(part for part in (_title(ax), axes) if part)
+    said = _bars(ax, rows, columns) + _dots(ax, rows, columns) + _lines(ax)
+    if not said and (rows or columns):
+        said = [f"for {', '.join([*rows.values(), *columns.values()][:SERIES])}"]
+    return head + (f": {', '.join(said[:SERIES])}" if said else "") + ("." if head or said else "")
+
+
+def _bars(ax: Axes, rows: dict, columns: dict) -> list[str]:
+    said = []
+    for bars in ax.containers:
+        if not isinstance(bars, BarContainer) or not bars.patches:
+            continue
+        flat = bars.orientation == "horizontal"
+        sizes = [patch.get_width() if flat else patch.get_height() for patch in bars.patches]
+        names = list((rows if flat else columns).values())
+        label = str(bars.get_label())
+        if len(names) == len(sizes):
+            values = ", ".join(f"{name} {_number(size)}" for name, size in zip(names, sizes, strict=True))
+            said.append(values if label.startswith("_") else f"{label}: {values}")
+        elif not label.startswith("_"):
+            said.append(f"{label}: {len(sizes)} bars up to {_number(max(sizes, key=abs))}")
+    return said
+
+
+def _dots(ax: Axes, rows: dict, columns: dict) -> list[str]:
+    """Single points that stand beside a name on an axis."""
+    said = []
+    for line in ax.lines:
+        x, y = (_flat(values) for values in (line.get_xdata(), line.get_ydata()))
+        if len(x) != 1 or line.get_marker() in ("|", "_", 2, 3):  # the caps of an interval
+            continue
+        if y[0] in rows:
+            said.append(f"{rows[y[0]]} {_number(x[0])}")
+        elif x[0] in columns:
+            said.append(f"{columns[x[0]]} {_number(y[0])}")
+    return said
+
+
+def _lines(ax: Axes) -> list[str]:
+    """Named lines, from the first value to the last."""
+    handles, labels = ax.get_legend_handles_labels()
+    said = []
+    for handle, label in zip(handles, labels, strict=True):
+        line = handle.lines[0] if hasattr(handle, "lines") and handle.lines else handle
+        if isinstance(handle, BarContainer) or not hasattr(line, "get_xdata"):
+            continue
+        x, y = (_flat(values) for values in (line.get_xdata(), line.get_ydata()))
+        if len(y) < 2:
+            continue
+        if len(set(x)) == 1 and y == [0.0, 1.0]:
+            said.append(f"{_plain(label)} at {_number(x[0])}")  # a line across the panel
+        elif len(set(y)) == 1:
+            said.append(f"{_plain(label)} at {_number(y[0])}")
+        else:
+            said.append(f"{_plain(label)} from {_number(y[0])} to {_number(y[-1])}")
+    return said
+
+
+def _flat(values: Sequence) -> list[float]:
+    try:
+        return [round(float(value), 6) for value in values]
+    except (TypeError, ValueError):
+        return []
