@@ -13,12 +13,13 @@ import nbformat
 import yaml
 
 from rlhf_kit.errors import KitError
+from rlhf_kit.running import cards
 from rlhf_kit.runs import PROJECT, file_hash, stable_hash, write_text
 
 FOLDER = PROJECT / "notebooks"
 # Modules that arrange the work and cannot change a notebook's numbers; a change in them re-executes nothing.
 ARRANGING = {"__main__", "cli", "doctor", "inputs", "progress", "site"} | {
-    f"running/{name}" for name in "__init__ execute notebooks report results runner sweep".split()
+    f"running/{name}" for name in "__init__ cards execute notebooks report results runner sweep".split()
 }
 
 
@@ -198,7 +199,7 @@ def local_key(path: str | None) -> Any:
 
 def content_key(book: Notebook, parameters: dict[str, Any], *shared: Any) -> str:
     """Key of an executed notebook: its cells' sources (not their outputs), parameters, and what is shared."""
-    cells = [[c.cell_type, c.source] for c in read(book.path).cells]
+    cells = [[c.cell_type, cards.without_times(c.source)] for c in read(book.path).cells]
     return stable_hash(cells, parameters, *shared)
 
 
