@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter
+from matplotlib.ticker import FixedLocator
 
 MOST, SERIES = 900, 8  # characters of a text, series named in a panel
 
@@ -47,14 +47,11 @@ def _title(ax: Axes) -> str:
 
 def _names(axis: Any) -> dict[float, str]:
     """place -> text of an axis whose ticks are names and not numbers."""
-    formatter = axis.get_major_formatter()
-    if not isinstance(formatter, FixedFormatter):
+    if not isinstance(axis.get_major_locator(), FixedLocator):
         return {}
-    return {
-        round(float(place), 6): _plain(text)
-        for place, text in zip(axis.get_majorticklocs(), formatter.seq, strict=False)
-        if _plain(text)
-    }
+    texts = [_plain(label.get_text()) for label in axis.get_majorticklabels()]
+    places = axis.get_majorticklocs()
+    return {round(float(place), 6): text for place, text in zip(places, texts, strict=False) if text}
 
 
 def _number(value: Any) -> str:
