@@ -14,7 +14,7 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
-MOST, SERIES = 900, 8  # characters of a text, series named in a panel
+MOST, SERIES = 900, 10  # characters of a text, series named in a panel
 
 
 class ToldFigure(Figure):
@@ -63,9 +63,11 @@ def _panel(ax: Axes) -> str:
     rows, columns = _names(ax.yaxis), _names(ax.xaxis)
     axes = f"{y} against {x}" if x and y else x or y
     head = "; ".join(part for part in (_title(ax), axes) if part)
-    said = _bars(ax, rows, columns) + _dots(ax, rows, columns) + _lines(ax)
+    said = _bars(ax, rows, columns) + _dots(ax, rows, columns) + _lines(ax, columns)
     if not said and (rows or columns):
         said = [f"for {', '.join([*rows.values(), *columns.values()][:SERIES])}"]
+    if not said:  # a drawing of boxes
+        said = [_plain(text.get_text()) for text in ax.texts if any(map(str.isalpha, text.get_text()))]
     return head + (f": {', '.join(said[:SERIES])}" if said else "") + ("." if head or said else "")
 
 
@@ -100,8 +102,8 @@ def _dots(ax: Axes, rows: dict, columns: dict) -> list[str]:
     return said
 
 
-def _lines(ax: Axes) -> list[str]:
-    """Named lines, from the first value to the last."""
+def _lines(ax: Axes, columns: dict) -> list[str]:
+    """Named lines, place by place where the places have names, else from the first value to the last."""
     handles, labels = ax.get_legend_handles_labels()
     said = []
     for handle, label in zip(handles, labels, strict=True):
@@ -111,7 +113,11 @@ def _lines(ax: Axes) -> list[str]:
         x, y = (_flat(values) for values in (line.get_xdata(), line.get_ydata()))
         if len(y) < 2:
             continue
-        if len(set(x)) == 1 and y == [0.0, 1.0]:
+        if columns and len(x) <= 6 and {round(place) for place in x} <= {round(place) for place in columns}:
+            named = {round(place): name for place, name in columns.items()}
+            values = ", ".join(f"{named[round(at)]} {_number(value)}" for at, value in zip(x, y, strict=True))
+            said.append(f"{_plain(label)}: {values}")
+        elif len(set(x)) == 1 and y == [0.0, 1.0]:
             said.append(f"{_plain(label)} at {_number(x[0])}")  # a line across the panel
         elif len(set(y)) == 1:
             said.append(f"{_plain(label)} at {_number(y[0])}")
