@@ -122,7 +122,7 @@ def _on_github(lesson: str, cell: str) -> str:
 
 
 def _on_site(lesson: str, cell: str) -> str:
-    return f"{lesson}.html#cell-id={cell}"
+    return f"{lesson}.html#{cell}"
 
 
 # ---------------------------------------------------------------- Markdown, for readers of the repository
