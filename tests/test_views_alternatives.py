@@ -41,6 +41,18 @@ def test_bars_and_dots_by_their_names():
     assert describe(fig) == "Both. Panel 1: Left: ours: chat 0.8, safety 0.65. Panel 2: Right; share: random 0.25, ours 0.75."
 
 
+def test_single_bars_points_and_keys():
+    fig, (left, right) = style.figure(1, 2)
+    for place, (name, size) in enumerate({"read": 10, "tie": 1}.items()):
+        left.barh([place], [size], label=f"_{name}")
+    left.set_yticks([0, 1], ["read", "tie"])
+    right.scatter([1, 2, 3], [1, 2, 3], label="answers")
+    right.bar([0], [0], label="a key of the legend")
+    style.label(left, "Ledger", "rows")
+    style.label(right, "Dots", "gold", "reward")
+    assert describe(fig) == "Panel 1: Ledger; rows: read 10, tie 1. Panel 2: Dots; reward against gold: answers, 3 points."
+
+
 def test_it_is_short_and_never_empty():
     fig, axes = style.figure(1, 3)
     assert describe(fig) == "A figure without a title."

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
@@ -72,20 +73,28 @@ def _panel(ax: Axes) -> str:
 
 
 def _bars(ax: Axes, rows: dict, columns: dict) -> list[str]:
-    said = []
+    """Bars with the names of their places; a series that draws nothing (a key of a legend) is left out."""
+    said, alone = [], []
     for bars in ax.containers:
         if not isinstance(bars, BarContainer) or not bars.patches:
             continue
         flat = bars.orientation == "horizontal"
-        sizes = [patch.get_width() if flat else patch.get_height() for patch in bars.patches]
-        names = list((rows if flat else columns).values())
-        label = str(bars.get_label())
-        if len(names) == len(sizes):
-            values = ", ".join(f"{name} {_number(size)}" for name, size in zip(names, sizes, strict=True))
-            said.append(values if label.startswith("_") else f"{label}: {values}")
-        elif not label.startswith("_"):
-            said.append(f"{label}: {len(sizes)} bars up to {_number(max(sizes, key=abs))}")
-    return said
+        names, label, values = rows if flat else columns, str(bars.get_label()), []
+        for patch in bars.patches:
+            size = patch.get_width() if flat else patch.get_height()
+            at = patch.get_y() + patch.get_height() / 2 if flat else patch.get_x() + patch.get_width() / 2
+            near = min(names, key=lambda place, at=at: abs(place - at), default=None)
+            if near is not None and abs(near - at) < 0.5:
+                values.append((names[near], size))
+        if not any(size for _, size in values):
+            if not label.startswith("_") and any(patch.get_height() for patch in bars.patches) and not values:
+                said.append(f"{label}, {len(bars.patches)} bars")
+        elif label.startswith("_") and len(values) == 1:
+            alone.append(f"{values[0][0]} {_number(values[0][1])}")
+        else:
+            text = ", ".join(f"{name} {_number(size)}" for name, size in values)
+            said.append(text if label.startswith("_") else f"{label}: {text}")
+    return said + ([", ".join(alone)] if alone else [])
 
 
 def _dots(ax: Axes, rows: dict, columns: dict) -> list[str]:
@@ -107,6 +116,9 @@ def _lines(ax: Axes, columns: dict) -> list[str]:
     handles, labels = ax.get_legend_handles_labels()
     said = []
     for handle, label in zip(handles, labels, strict=True):
+        if isinstance(handle, PathCollection):
+            said += [f"{_plain(label)}, {len(handle.get_offsets())} points"] if len(handle.get_offsets()) else []
+            continue
         line = handle.lines[0] if hasattr(handle, "lines") and handle.lines else handle
         if isinstance(handle, BarContainer) or not hasattr(line, "get_xdata"):
             continue
