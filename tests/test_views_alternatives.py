@@ -41,6 +41,17 @@ def test_bars_and_dots_by_their_names():
     assert describe(fig) == "Both. Panel 1: Left: ours: chat 0.8, safety 0.65. Panel 2: Right; share: random 0.25, ours 0.75."
 
 
+def test_points_beside_names_on_either_axis():
+    fig, (left, right) = style.figure(1, 2)
+    left.plot([0.9, 0.4], [0.1, 1.1], "o", label="sft")
+    left.set_yticks([0, 1], ["coherence", "politeness"])
+    right.plot([0, 1], [4.5, 6.0], "s", label="online")
+    right.set_xticks([0, 1], ["SFT", "1"])
+    style.label(left, "Parts")
+    style.label(right, "Gold")
+    assert describe(fig) == "Panel 1: Parts: sft: coherence 0.9, politeness 0.4. Panel 2: Gold: online: SFT 4.5, 1 6."
+
+
 def test_single_bars_points_and_keys():
     fig, (left, right) = style.figure(1, 2)
     for place, (name, size) in enumerate({"read": 10, "tie": 1}.items()):

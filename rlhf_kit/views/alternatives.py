@@ -64,7 +64,7 @@ def _panel(ax: Axes) -> str:
     rows, columns = _names(ax.yaxis), _names(ax.xaxis)
     axes = f"{y} against {x}" if x and y else x or y
     head = "; ".join(part for part in (_title(ax), axes) if part)
-    said = _bars(ax, rows, columns) + _dots(ax, rows, columns) + _lines(ax, columns)
+    said = _bars(ax, rows, columns) + _dots(ax, rows, columns) + _lines(ax, rows, columns)
     if not said and (rows or columns):
         said = [f"for {', '.join([*rows.values(), *columns.values()][:SERIES])}"]
     if not said:  # a drawing of boxes
@@ -111,7 +111,7 @@ def _dots(ax: Axes, rows: dict, columns: dict) -> list[str]:
     return said
 
 
-def _lines(ax: Axes, columns: dict) -> list[str]:
+def _lines(ax: Axes, rows: dict, columns: dict) -> list[str]:
     """Named lines, place by place where the places have names, else from the first value to the last."""
     handles, labels = ax.get_legend_handles_labels()
     said = []
@@ -125,10 +125,12 @@ def _lines(ax: Axes, columns: dict) -> list[str]:
         x, y = (_flat(values) for values in (line.get_xdata(), line.get_ydata()))
         if len(y) < 2:
             continue
-        if columns and len(x) <= 6 and {round(place) for place in x} <= {round(place) for place in columns}:
-            named = {round(place): name for place, name in columns.items()}
-            values = ", ".join(f"{named[round(at)]} {_number(value)}" for at, value in zip(x, y, strict=True))
-            said.append(f"{_plain(label)}: {values}")
+        named = next(((names, places, values) for names, places, values in ((columns, x, y), (rows, y, x)) if _stand_at(places, names)), None)
+        if named:
+            names, places, values = named
+            nearest = {round(place): name for place, name in names.items()}
+            text = ", ".join(f"{nearest[round(at)]} {_number(value)}" for at, value in zip(places, values, strict=True))
+            said.append(f"{_plain(label)}: {text}")
         elif len(set(x)) == 1 and y == [0.0, 1.0]:
             said.append(f"{_plain(label)} at {_number(x[0])}")  # a line across the panel
         elif len(set(y)) == 1:
@@ -136,6 +138,12 @@ def _lines(ax: Axes, columns: dict) -> list[str]:
         else:
             said.append(f"{_plain(label)} from {_number(y[0])} to {_number(y[-1])}")
     return said
+
+
+def _stand_at(places: Sequence[float], names: dict) -> bool:
+    """Whether a few points stand beside names, each at its own."""
+    own = [round(place) for place in places]
+    return 2 <= len(own) <= 12 and len(set(own)) == len(own) and set(own) <= {round(place) for place in names}
 
 
 def _flat(values: Sequence) -> list[float]:

@@ -99,7 +99,7 @@ def draw_penalty_sweep(rows: Sequence[Mapping]) -> Figure:
     ax.plot(x, [row["rejected"] for row in rows], "s--", color=style.OTHER, label="rejected")
     style.label(ax, "Length of the two sides of a pair", "length penalty (reward per character)", "mean length (characters)", legend=True)
     bug.plot(x, [row["reversed"] for row in rows], "D-", color=style.OTHER, label="ordered by raw reward (the bug)")
-    bug.plot(x, [0] * len(x), ":", color=style.CONTROL, label="ordered by penalised reward (eq. 9)")
+    bug.plot(x, [0] * len(x), ":", color=style.CONTROL, label="ordered by penalised reward (paper, eq. 9)")
     bug.set_ylim(-0.03, max(0.2, 1.15 * max(row["reversed"] for row in rows)))
     style.label(bug, "Pairs that reward the penalised answer", "length penalty (reward per character)", "share of pairs", legend=True)
     return fig
