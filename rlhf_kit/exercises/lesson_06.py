@@ -1,0 +1,130 @@
+"""Lesson 06: the noise of an annotator, one pair with a price for length, an audit of wrong labels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rlhf_kit.exercises.compare import Mistake, compare, same
+from rlhf_kit.labeling import select_pairs
+
+
+def exercise_1(wrong_share) -> str:
+    """The share of wrong labels of (gaps (N,), temperature, carelessness)."""
+    gaps, temperature, careless = np.array([0.0, 0.3, 0.8, 1.5, 2.5, 4.0]), 0.4, 0.2
+    noise = 1 / (1 + np.exp(gaps / temperature))
+    right = careless / 2 + (1 - careless) * noise.mean()
+    of_mean = 1 / (1 + np.exp(gaps.mean() / temperature))
+    likely = (
+        (1 - right, "that is the share of right labels"),
+        (careless + (1 - careless) * noise.mean(), "a careless judgement is a fair coin and not always wrong: half of such labels are right"),
+        (noise.mean(), "carelessness is not used: that share of the judgements is a coin, however wide the gap"),
+        (noise.mean() + careless / 2, "the careless ones are added on top; the others are only the share 1 - carelessness"),
+        (careless / 2 + (1 - careless) * of_mean, "that is the share at the mean gap; the curve bends, so take the share of each pair and then the mean: close pairs make most of the errors"),
+        (careless / 2 + (1 - careless) * (1 / (1 + np.exp(gaps * temperature))).mean(), "the gap is multiplied by the temperature; a higher temperature must make more errors: divide"),
+        (careless / 2 + (1 - careless) * (1 / (1 + np.exp(gaps))).mean(), "the temperature is not used"),
+        (careless / 2 + (1 - careless) * np.exp(-gaps / temperature).mean(), "exp(-gap/temperature) is not the share: at gap 0 it must be one half, sigmoid(-gap/temperature)"),
+        (careless / 2 + (1 - careless) * noise, "that is one share a pair; their mean is missing"),
+    )  # fmt: skip
+    first, second = (wrong_share(gaps.copy(), temperature, careless) for _ in range(2))
+    if np.ndim(first) == 0 and isinstance(first, int | float | np.floating) and first != second:
+        raise Mistake("two calls give two numbers: no label needs to be drawn, the expected share has a closed form")
+    compare(first, right, likely, "the share of wrong labels")
+    compare(wrong_share(np.zeros(3), 1.0, 0.0), 0.5, what="the share among pairs of equal worth, a coin toss,")
+    compare(wrong_share(np.array([50.0, 80.0]), 0.4, 0.1), 0.05, what="the share among pairs far apart, where carelessness alone errs,")
+    return f"{right:.4f} expected; at the mean gap it would have looked like {careless / 2 + (1 - careless) * of_mean:.4f}, since close pairs make most of the errors"
+
+
+def exercise_2(choose_pair) -> str:
+    """(chosen, rejected) or None of (texts, rewards, price, least)."""
+    long, short, middle = "a long answer" * 30, "a short one", "a middling answer" * 6
+    cases = [  # texts, rewards, price per character, least margin, what is tried
+        ([middle, long, short], [0.4, 1.5, -0.2], 0.0, 0.0, "without a price"),
+        ([long, short], [5.0, 4.6], 0.01, 0.0, "where the price turns the order"),
+        (["a b c d e f", "internationalisation"], [1.0, 1.1], 0.05, 0.0, "with many short words against one long one"),
+        ([long, middle, short], [3.0, 2.4, 2.2], 0.01, 0.5, "with a least margin of 0.5"),
+        ([long, short], [4.0, 0.2], 0.01, 0.3, "where the price eats the margin"),
+        ([middle, short], [1.0, 0.5], 0.0, 0.5, "at exactly the least margin"),
+        ([middle, short], [0.1 + 0.2, 0.3], 0.0, 0.0, "for equal rewards (0.1 + 0.2 and 0.3)"),
+        ([short, short], [0.7, 0.7001], 0.0, 0.0, "for two equal texts with rewards that differ by rounding"),
+        ([middle], [1.0], 0.0, 0.0, "for a prompt with one answer"),
+    ]  # fmt: skip
+    for texts, rewards, price, least, tried in cases:
+        made = select_pairs([texts], [rewards], length_penalty=price, min_margin=least)
+        right = (made[0]["chosen"], made[0]["rejected"]) if made else None
+        found = choose_pair(list(texts), list(rewards), price, least)
+        if isinstance(found, list | tuple) and len(found) == 2:
+            if all(isinstance(x, int | np.integer) for x in found):
+                raise Mistake("positions were returned; return the two texts")
+            found = tuple(found)
+        if found == right:
+            continue
+        _name_the_fault(found, right, texts, rewards, price, least, tried)
+    return f"{len(cases)} prompts as select_pairs labels them: prices, ties, equal texts and least margins, all by the penalised reward"
+
+
+def _name_the_fault(found, right, texts, rewards, price, least, tried) -> None:
+    """Raises the sentence of the variant of the rule that gives `found`."""
+    if found is not None and right is not None and found == right[::-1] and price == 0:
+        raise Mistake("chosen and rejected have changed places: chosen is the answer with the higher reward")
+    variants = (
+        (dict(order=lambda r, t: r), "the price has picked the two answers and then lost its say: which of them is *chosen* must follow the penalised reward too"),
+        (dict(price=0.0), "the price is not used when the two answers are picked"),
+        (dict(price=-price), "the price is added; a character must cost reward"),
+        (dict(length=lambda t: len(t.split())), "the length is counted in words; the price is per character"),
+        (dict(margin=lambda a, b: a[0] - b[0]), "the least margin is compared with the raw rewards; compare it with the penalised ones, by which the pair was made"),
+        (dict(inclusive=False), "a margin of exactly the least one is enough; only a smaller one is dropped"),
+        (dict(ties=True), "equal rewards made a pair: such a label is a coin toss; return None (and see two numbers that differ by rounding, such as 0.1 + 0.2 and 0.3, as equal)"),
+        (dict(ties=1e-300), "0.1 + 0.2 and 0.3 differ by rounding alone and made a pair: see differences below a billionth or so as ties"),
+        (dict(same=True), "a text was paired with itself: equal texts can have rewards that differ by rounding, and teach nothing; return None"),
+    )  # fmt: skip
+    for more, sentence in variants:
+        if found == _by_variant(texts, rewards, **{"price": price, "least": least, **more}):
+            raise Mistake(f"{sentence} (seen {tried})")
+    if len(texts) == 1:
+        raise Mistake("a prompt with a single answer gives no pair: return None")
+    same(found, right, what=f"the pair {tried}")
+
+
+def _by_variant(texts, rewards, price, least, *, order=None, length=len, margin=None, inclusive=True, ties=1e-9, same=False):
+    """The kit's rule with one thing changed."""
+    if len(texts) < 2:
+        return None
+    rows = [(r, r - price * length(t), t) for r, t in zip(rewards, texts, strict=True)]
+    best, worst = max(rows, key=lambda row: row[1]), min(rows, key=lambda row: row[1])
+    wide = margin(best, worst) if margin else best[1] - worst[1]
+    if order and best[0] < worst[0]:
+        best, worst = worst, best
+    if (best[2] == worst[2] and not same) or (ties is not True and best[1] - worst[1] <= ties and not order):
+        return None
+    return (best[2], worst[2]) if wide > least - 1e-9 and (inclusive or wide > least + 1e-9) else None
+
+
+def exercise_3(audit) -> str:
+    """(share, standard error) of strata: (pairs (H,), read (H,), wrong (H,)), all counts."""
+    pairs, read, wrong = np.array([200, 800, 3000]), np.array([100, 60, 40]), np.array([38, 12, 2])
+    weight, p = pairs / pairs.sum(), wrong / read
+    share, error = weight @ p, np.sqrt((weight**2 * p * (1 - p) / read).sum())
+    shares = (
+        (wrong.sum() / read.sum(), "that is the share among the pairs that were read, where the narrow margins are over-represented on purpose; weigh each group by its share of all pairs"),
+        (p.mean(), "every group counts the same; weigh it by its share of all pairs"),
+        (wrong.sum() / pairs.sum(), "the wrong labels among those read are divided by all pairs: pairs that nobody read are not known to be right"),
+        (1 - share, "that is the share of right labels"),
+        (pairs @ p, "that is the number of wrong labels; divide by the number of pairs"),
+    )  # fmt: skip
+    raw = wrong.sum() / read.sum()
+    errors = (
+        (error**2, "that is the variance; the standard error is its root"),
+        (weight @ np.sqrt(p * (1 - p) / read), "the groups' standard errors are added; the groups were drawn independently, so add the variances weight^2 p(1-p)/n and take the root"),
+        (np.sqrt(weight @ (p * (1 - p) / read)), "the weights must be squared: the variance of w times p is w^2 times the variance of p"),
+        (np.sqrt(share * (1 - share) / read.sum()), "that is the standard error of one simple random draw; the pairs were drawn group by group"),
+        (np.sqrt(raw * (1 - raw) / read.sum()), "that is the standard error of one simple random draw; the pairs were drawn group by group"),
+        (np.sqrt((weight**2 * p * (1 - p)).sum()), "the numbers of pairs that were read are missing: more reading must make the error smaller"),
+        (np.sqrt((weight**2 * p * (1 - p) / pairs).sum()), "divide by the number of pairs that were *read*; pairs that nobody read teach nothing"),
+        (1.96 * error, "that is half of a 95 % interval; return the standard error"),
+    )  # fmt: skip
+    found = audit(pairs.copy(), read.copy(), wrong.copy())
+    if not isinstance(found, tuple | list | np.ndarray) or len(found) != 2:
+        raise Mistake("two numbers are expected: the share of wrong labels and its standard error")
+    compare(found[0], share, shares, "the share of wrong labels")
+    compare(found[1], error, errors, "the standard error")
+    return f"{share:.4f} with a standard error of {error:.4f} from 200 readings; the plain share among those read would have been {raw:.3f}"
