@@ -105,6 +105,7 @@ def exercise_3(blind_spots) -> str:
     found = blind_spots(judge(0), judge(1), list(prompts), list(texts), {k: list(v) for k, v in edits.items()})
     if isinstance(found, dict | set | str) or found is None:
         raise Mistake("a list of names is expected, in order, and not a " + type(found).__name__)
+    found = list(found)
     same(sorted(found), sorted(rises), [(sorted(names), sentence) for names, sentence in likely], "the list")
-    same(list(found), rises, [(list(found), "the right names in another order: the largest rise of the reward comes first")] * (found != rises))
+    same(found, rises, [(found, "the right names in another order: the largest rise of the reward comes first")] * (found != rises))
     return "three of six planted edits, with a mean rise of the reward of 0.8, 0.5 and 0.2 and none of the truth"
