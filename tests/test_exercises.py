@@ -1,0 +1,262 @@
+"""The exercises: right answers, typical wrong ones and untouched stubs; solutions notebooks; EXERCISES=solution."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+import torch
+import torch.nn.functional as F
+
+from rlhf_kit import exercises, notebooks
+from rlhf_kit.errors import KitError
+from rlhf_kit.exercises import examine, solutions
+from rlhf_kit.runs import PROJECT
+
+LESSONS = [p for p in sorted(notebooks.FOLDER.glob("[0-9][0-9]_*.ipynb")) if solutions.path_of(p).is_file()]
+NAMES = [f"{path.name[:2]}-{n}" for path in LESSONS for n in solutions.NUMBERS]
+each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+
+
+def cells(path):
+    return {c.id: c for c in nbformat.read(path, 4).cells}
+
+
+def names_bound(source: str) -> set[str]:
+    """Names that a cell binds at module level, however deep in ifs and loops."""
+    bound = set()
+    for node in ast.walk(ast.parse("\n".join(x for x in source.splitlines() if not x.startswith("%")))):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            bound.add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            bound.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            bound |= {(a.asname or a.name).split(".")[0] for a in node.names}
+    return bound
+
+
+def signatures(source: str) -> list[str]:
+    return [f"{n.name}({ast.unparse(n.args)})" for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)]
+
+
+# ---------------------------------------------------------------- their form
+
+
+@each_lesson
+def test_every_lesson_has_three_in_one_form(path):
+    book = nbformat.read(path, 4)
+    ids = [c.id for c in book.cells]
+    block = ids[ids.index("exercises") :]
+    for n in solutions.NUMBERS:
+        task, answer, check = (block.index(f"exercise-{n}{part}") for part in ("", "-answer", "-check"))
+        assert task < answer < check
+        text = cells(path)[f"exercise-{n}"].source
+        assert re.match(rf"### {n}\. .+\n\n(●○○|●●○|●●●) · \d+ minutes\n\n", text)
+        assert text.count("<details><summary>Hint</summary>") == text.count("<details><summary>Solution</summary>") == 1
+        assert f'exercises.check("{path.name[:2]}-{n}"' in cells(path)[f"exercise-{n}-check"].source
+        assert "mode=EXERCISES" in cells(path)[f"exercise-{n}-check"].source
+        stub = cells(path)[f"exercise-{n}-answer"].source
+        assert "..." in stub and signatures(stub) == signatures(cells(solutions.path_of(path))[f"exercise-{n}-answer"].source)
+        assert not cells(path)[f"exercise-{n}-answer"].get("outputs")
+
+
+@each_lesson
+def test_folded_solutions_and_tasks_agree_with_the_solutions_notebook(path):
+    for file, agreed in zip((path, solutions.path_of(path)), solutions.agreed(path), strict=True):
+        assert nbformat.read(file, 4) == agreed, "run `python -m rlhf_kit.exercises`"
+
+
+@each_lesson
+def test_a_solution_uses_only_what_its_lesson_has(path):
+    """EXERCISES=solution puts the cell into the lesson, where no other import stands than the lesson's."""
+    import builtins
+
+    known = set(dir(builtins))
+    for cell in solutions.to_execute(path, {"EXERCISES": "solution"}).cells:
+        if cell.cell_type != "code":
+            continue
+        if cell.id.startswith("exercise"):
+            tree = ast.parse(cell.source)
+            used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+            own = names_bound(cell.source) | {a.arg for n in ast.walk(tree) if isinstance(n, ast.arguments) for a in n.args + n.kwonlyargs}
+            assert used <= known | own, (cell.id, used - known - own)
+        known |= names_bound(cell.source)
+
+
+@each_lesson
+def test_a_solutions_notebook_runs_alone_at_smoke(path, tmp_path):
+    import papermill
+
+    env = {"PROFILE": "smoke", "RUN": "solutions", "INTERACTIVE": False}
+    code = (
+        "import json, sys, papermill; s = json.loads(sys.argv[1]); "
+        "papermill.execute_notebook(s['source'], s['output'], parameters=s['parameters'], cwd=s['cwd'], progress_bar=False)"
+    )
+    assert papermill  # in a process of its own, as the kit's runner does
+    source = solutions.path_of(path)
+    spec = {"source": str(source), "output": str(tmp_path / "out.ipynb"), "parameters": env, "cwd": str(source.parent)}
+    done = run([sys.executable, "-c", code, json.dumps(spec)], tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = [o.text for c in nbformat.read(tmp_path / "out.ipynb", 4).cells for o in c.get("outputs", []) if "text" in o]
+    assert [n for n in NAMES if n.startswith(path.name[:2]) and f"exercise {n}, right" not in "".join(said)] == []
+
+
+def run(command, runs, **more):
+    import os
+
+    env = {**os.environ, "RLHF_KIT_RUNS": str(runs), "PYTHONPATH": str(PROJECT), **more}
+    return subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=600)
+
+
+# ---------------------------------------------------------------- stubs and modes
+
+
+@each_lesson
+def test_untouched_stubs_are_not_attempted_and_never_fail(path, capsys):
+    """Stubs are the lesson's own cells; functions in them are examined, plain answers are `...`."""
+    for n in solutions.NUMBERS:
+        name, space = f"{path.name[:2]}-{n}", {}
+        stub, check = (cells(path)[f"exercise-{n}-{part}"].source for part in ("answer", "check"))
+        blank = {a: ... for a in names_bound(stub)}
+        for line in stub.splitlines():
+            assert not line.startswith(("import ", "from ")), "imports belong to the import cell"
+        functions = [node.name for node in ast.parse(stub).body if isinstance(node, ast.FunctionDef)]
+        space = {**blank, **{f: untouched(f) for f in functions}}
+        call = ast.parse(check).body[-1].value
+        given = [space.get(a.id, object()) if isinstance(a, ast.Name) else object() for a in call.args[1:]]
+        assert examine(name, *given).status == "not attempted"
+        exercises.check(name, *given, mode="skip")
+        assert capsys.readouterr().out == f"exercise {name}: not attempted yet: fill in the cell above\n"
+        with pytest.raises(KitError, match="the stub stands here"):
+            exercises.check(name, *given, mode="solution")
+
+
+def untouched(name):
+    def stub(*arguments, **named):
+        return ...
+
+    stub.__name__ = name
+    return stub
+
+
+def test_modes_names_and_counts():
+    with pytest.raises(KitError, match="EXERCISES is 'try'; it must be one of skip, solution"):
+        exercises.check("03-1", ..., mode="try")
+    for name in ("03-9", "99-1", "three", "lesson_03"):
+        with pytest.raises(KitError, match="there is no exercise"):
+            examine(name, ...)
+    with pytest.raises(KitError, match=r"examines \(reward_loss\); check was given 2 answer"):
+        examine("03-1", ..., ...)
+
+
+def test_a_wrong_answer_is_told_and_fails_only_solutions(capsys):
+    wrong = lambda c, r, m: -F.logsigmoid(c - r - m).sum()  # noqa: E731
+    exercises.check("03-1", wrong, mode="skip")  # told, not raised
+    assert "sum over the pairs" in capsys.readouterr().out
+    with pytest.raises(KitError, match="does not pass its check"):
+        exercises.check("03-1", wrong, mode="solution")
+
+
+def test_an_error_in_the_readers_cell_is_one_sentence():
+    def broken(chosen, rejected, margin):
+        return chosen - rejected - nothing  # noqa: F821
+
+    said = examine("03-1", broken)
+    assert said.status == "not yet" and "stopped with NameError" in said.sentence and "\n" not in said.sentence
+    assert "return chosen - rejected - nothing" in said.sentence
+
+    def unfinished(chosen, rejected, margin):
+        raise NotImplementedError
+
+    assert examine("03-1", unfinished).status == "not attempted"
+    assert "is None" in examine("03-1", lambda c, r, m: None).sentence
+
+
+def test_what_is_shown_is_escaped_and_said_in_words():
+    shown = exercises.Outcome("03-1", "not yet", "<script>alert(1)</script>")
+    assert "<script>" not in shown._repr_html_() and "not yet" in shown._repr_html_()
+    assert repr(shown).startswith("exercise 03-1, not yet: ")
+
+
+def test_an_unknown_mode_ends_a_run_before_anything_starts(tmp_path):
+    for value, words in (("try", "03_reward_model: EXERCISES is 'try'"), ("solution", "--store-outputs would store")):
+        command = [sys.executable, "-m", "rlhf_kit", "run", "--profile", "smoke", "--only", "03", "--param", f"EXERCISES={value}"]
+        done = run([*command, "--store-outputs"] if value == "solution" else command, tmp_path)
+        assert done.returncode == 2 and words in done.stderr + done.stdout, done.stderr + done.stdout
+        assert not list(tmp_path.glob("*/records/executed/*"))
+
+
+def test_a_lesson_runs_with_its_solutions(tmp_path):
+    command = [sys.executable, "-m", "rlhf_kit", "run", "--profile", "smoke", "--only", "03", "--param", "EXERCISES=solution"]
+    done = run(command, tmp_path)
+    assert "03_reward_model" in done.stdout and (tmp_path / "smoke/notebooks/03_reward_model.ipynb").is_file(), done.stdout
+    executed = cells(tmp_path / "smoke/notebooks/03_reward_model.ipynb")
+    solved = cells(solutions.path_of(notebooks.FOLDER / "03_reward_model.ipynb"))
+    for n in solutions.NUMBERS:
+        assert executed[f"exercise-{n}-answer"].source == solved[f"exercise-{n}-answer"].source
+        assert f"exercise 03-{n}, right" in executed[f"exercise-{n}-check"].outputs[0].text
+    # a changed solution is executed again, and the lesson's file holds its stubs as before
+    assert "..." in cells(notebooks.FOLDER / "03_reward_model.ipynb")["exercise-1-answer"].source
+    assert "found (nothing changed)" in run(command, tmp_path).stdout
+    plain = run(command[:-2], tmp_path)
+    assert "found (nothing changed)" not in plain.stdout
+
+
+def test_a_solution_that_fails_its_check_fails_the_run(tmp_path):
+    lesson = tmp_path / "notebooks" / "03_small.ipynb"
+    new = nbformat.v4
+    book = new.new_notebook(cells=[
+        new.new_code_cell('PROFILE = "smoke"\nSEED = 0\nRUN = ""\nEXERCISES = "skip"', metadata={"tags": ["parameters"]}),
+        new.new_code_cell("import torch.nn.functional as F\nfrom rlhf_kit import exercises, stages"),
+        new.new_code_cell("def reward_loss(c, r, m):\n    return ...", id="exercise-1-answer"),
+        new.new_code_cell('exercises.check("03-1", reward_loss, mode=EXERCISES)', id="exercise-1-check"),
+        new.new_code_cell('stages.finish(stages.start(PROFILE, run=RUN or None, seed=SEED), "03_small");'),
+    ])  # fmt: skip
+    lesson.parent.mkdir()
+    nbformat.write(book, lesson)
+    command = [sys.executable, "-m", "rlhf_kit", "run", "--profile", "smoke", "--notebooks", str(lesson.parent)]
+    done = run(command, tmp_path)
+    assert done.returncode == 0 and "03_small" in done.stdout, done.stdout + done.stderr
+    command += ["--param", "EXERCISES=solution"]
+    done = run(command, tmp_path)
+    assert done.returncode == 2 and "has no solutions notebook" in done.stderr + done.stdout
+    solved = new.new_notebook(cells=[new.new_code_cell(
+        "def reward_loss(c, r, m):\n    return F.logsigmoid(c - r - m).mean()", id="exercise-1-answer")])  # fmt: skip
+    solutions.path_of(lesson).parent.mkdir()
+    nbformat.write(solved, solutions.path_of(lesson))
+    done = run(command, tmp_path)
+    assert done.returncode == 1 and "the minus sign is missing" in done.stdout, done.stdout + done.stderr
+
+
+# ---------------------------------------------------------------- typical wrong answers, by lesson
+
+LAST = lambda mask: (mask * torch.arange(mask.shape[1])).argmax(1)  # noqa: E731
+
+
+@pytest.mark.parametrize(("name", "answer", "words"), [
+    ("03-1", lambda c, r, m: -F.logsigmoid(r - c - m).mean(), "gap has its sign flipped"),
+    ("03-1", lambda c, r, m: F.logsigmoid(c - r - m).mean(), "minus sign is missing"),
+    ("03-1", lambda c, r, m: -F.logsigmoid(c - r).mean(), "margin is not used"),
+    ("03-1", lambda c, r, m: -F.logsigmoid(c - r + m).mean(), "must be subtracted"),
+    ("03-1", lambda c, r, m: -F.logsigmoid(c - r).mean() + m.mean(), "outside the sigmoid"),
+    ("03-1", lambda c, r, m: -torch.sigmoid(c - r - m).log().mean(), "exactly 0 before the log"),
+    ("03-1", lambda c, r, m: -F.logsigmoid(c - r - m).mean().item(), "no gradient flows"),
+    ("03-2", lambda v, m: v[:, -1], "the last column"),
+    ("03-2", lambda v, m: v[torch.arange(len(v)), m.sum(1) - 1], "nothing is padded on the left"),
+    ("03-2", lambda v, m: v[torch.arange(len(v)), LAST(m) - 1], "one token too early"),
+    ("03-2", lambda v, m: (v * m).sum(1) / m.sum(1), "mean over the tokens"),
+    ("03-3", lambda s, t, p, x, e: sorted([n for n in e if (s(p, e[n]) - s(p, x)).mean() > 0], key=lambda n: -(s(p, e[n]) - s(p, x)).mean()),
+     "the truth is not looked at"),
+    ("03-3", lambda s, t, p, x, e: [n for n in e if (s(p, e[n]) - s(p, x)).mean() > 0 and (t(p, e[n]) - t(p, x)).mean() <= 0],
+     "the right names in another order"),
+    ("03-3", lambda s, t, p, x, e: [n for n in e if s(p, e[n]).mean() > 0 and t(p, e[n]).mean() <= 0], "unedited one, not with zero"),
+    ("03-3", lambda s, t, p, x, e: [n for n in e if s(p[::-1], e[n]).mean() > 0], "another answer's prompt"),
+])  # fmt: skip
+def test_lesson_03_names_the_mistake(name, answer, words):
+    said = examine(name, answer)
+    assert said.status == "not yet" and words in said.sentence, said
