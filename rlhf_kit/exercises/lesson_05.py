@@ -19,24 +19,36 @@ def exercise_1(length_taste) -> str:
     prompts = np.array([row[0] for row in told])
     lengths, rewards = np.array([row[1] for row in told], dtype=float), np.array([row[2] for row in told])
     here = {name: prompts == name for name in ("story", "sum", "fact", "alone")}
-    r = lambda x, y: float(np.corrcoef(x, y)[0, 1])
+
+    def r(x, y):
+        return float(np.corrcoef(x, y)[0, 1])
+
     inside = {name: r(rewards[here[name]], lengths[here[name]]) for name in ("story", "sum")}
     right = evaluation.reward_length_correlation(rewards, lengths, prompts)["mean"]
     both = here["story"] | here["sum"]
-    less = lambda values: values - sum(np.where(at, values[at].mean(), 0.0) for at in here.values())
-    rank = lambda x: np.argsort(np.argsort(x))
+
+    def less(values):
+        return values - sum(np.where(at, values[at].mean(), 0.0) for at in here.values())
+
+    def rank(x):
+        return np.argsort(np.argsort(x))
+
     pooled = r(rewards, lengths)
     likely = (
-        (pooled, "that is one correlation over all answers: it says that long kinds of answers earn more, and not that length is paid for; go prompt by prompt"),
+        (pooled, "that is one correlation over all answers: it says that long kinds of answers earn more, and not that length is paid for; go prompt "
+         "by prompt"),
         (r(rewards[both], lengths[both]), "that is one correlation over all answers; take one in each prompt, then their mean"),
-        (r(*(np.array([x[at].mean() for at in here.values()]) for x in (rewards, lengths))), "that correlates the prompts' means: what differs between prompts is just what must not count"),
+        (r(*(np.array([x[at].mean() for at in here.values()]) for x in (rewards, lengths))),
+         "that correlates the prompts' means: what differs between prompts is just what must not count"),
         (np.nan, "the mean is nan: a prompt with one answer, or whose rewards are all equal, has no correlation and must be left out"),
         (sum(inside.values()) / 3, "a prompt without a correlation (all rewards equal) is counted as 0; leave it out of the mean"),
         (sum(inside.values()) / 4, "prompts without a correlation (one answer, or all rewards equal) are counted as 0; leave them out of the mean"),
         ((5 * inside["story"] + 3 * inside["sum"]) / 8, "that weighs a prompt by its number of answers; each prompt counts once"),
-        (r(less(rewards), less(lengths)), "that is one correlation of the differences from the prompts' means: a prompt with widely spread lengths then counts most; take one correlation a prompt"),
+        (r(less(rewards), less(lengths)), "that is one correlation of the differences from the prompts' means: a prompt with widely spread lengths "
+         "then counts most; take one correlation a prompt"),
         (r(rank(rewards), rank(lengths)), "that is a rank correlation over all answers; take Pearson's, one a prompt"),
-        (float(np.mean([r(rank(rewards[here[n]]), rank(lengths[here[n]])) for n in inside])), "that is the rank correlation (Spearman's); the paper and the kit take Pearson's"),
+        (float(np.mean([r(rank(rewards[here[n]]), rank(lengths[here[n]])) for n in inside])),
+         "that is the rank correlation (Spearman's); the paper and the kit take Pearson's"),
         (list(inside.values()), "that is one number a prompt; their mean is missing"),
     )  # fmt: skip
     with np.errstate(all="ignore"):
@@ -54,14 +66,17 @@ def exercise_2(calibration_error) -> str:
     n, gap = np.array([row["n"] for row in table]), np.array([row["predicted"] - row["observed"] for row in table])
     middle = np.array([(row["low"] + row["high"]) / 2 - row["observed"] for row in table])
     likely = (
-        (1 - p.mean(), "every pair is counted in one direction only: the outcome is then always 1, and what is left is one minus the mean promise; count (p, 1) and (1-p, 0)"),
+        (1 - p.mean(), "every pair is counted in one direction only: the outcome is then always 1, and what is left is one minus the mean promise; "
+         "count (p, 1) and (1-p, 0)"),
         (np.abs(gap).mean(), "every bin counts the same; weigh a bin by the number of cases in it, or a bin of two cases decides"),
         ((n * gap).sum() / n.sum(), "the gaps are added with their signs and cancel to 0; take the absolute gap of each bin"),
         (abs((n * gap).sum()) / n.sum(), "the gaps are added with their signs and cancel to 0; take the absolute gap of each bin before the sum"),
         (np.abs(gap).max(), "that is the largest gap of a bin; the mean over the cases is asked for"),
         (np.sqrt((n * gap**2).sum() / n.sum()), "that is the root of the mean squared gap; take absolute gaps"),
-        (np.abs(both - outcome).mean(), "there are no bins: a single outcome is 0 or 1 and never equals a promise of 0.8; compare means over the cases of a bin"),
-        (((both - outcome) ** 2).mean(), "that is the Brier score, which also counts whether the model tells pairs apart; compare means over the cases of a bin"),
+        (np.abs(both - outcome).mean(), "there are no bins: a single outcome is 0 or 1 and never equals a promise of 0.8; compare means over the "
+         "cases of a bin"),
+        (((both - outcome) ** 2).mean(), "that is the Brier score, which also counts whether the model tells pairs apart; compare means over the "
+         "cases of a bin"),
         ((n * np.abs(middle)).sum() / n.sum(), "a bin's promise is the mean of its probabilities, not the middle of the bin"),
         ((n * np.abs(gap)).sum() / len(p), "each pair makes two cases; divide by the number of cases"),
     )  # fmt: skip
@@ -87,7 +102,10 @@ def exercise_3(best_of_n) -> str:
     rewards = np.array([0.3, 1.9, -0.4, 1.1, 2.6, 0.8, -1.2, 1.5])
     gold = np.array([4.0, 7.5, 3.0, 6.0, 5.0, 8.0, 2.0, 9.0])
     n, total = 3, 8
-    mean = lambda chooser, values: float(evaluation.best_of_n_mean([chooser], [values], n)[0])
+
+    def mean(chooser, values):
+        return float(evaluation.best_of_n_mean([chooser], [values], n)[0])
+
     right, order = mean(rewards, gold), np.argsort(rewards)
     ranked, rank = gold[order], np.arange(1, total + 1)
     again = ranked @ ((rank / total) ** n - ((rank - 1) / total) ** n)
@@ -101,20 +119,27 @@ def exercise_3(best_of_n) -> str:
         (mean(-rewards, gold), "the lowest reward is kept; the best of n is the highest"),
         (ranked[-n:].mean(), "that is the mean of the n best samples; one answer is kept of each n, and each n is only some of the N"),
         (gold.mean(), "that is the mean of all samples, which is best-of-1"),
-        (slipped, "the weights do not add up to 1: with ranks from 1 (the lowest) the i-th is the best of C(i-1, n-1) choices, with ranks from 0 of C(i, n-1)"),
-        (np.mean([gold[k : k + n][np.argmax(rewards[k : k + n])] for k in range(0, total - n + 1, n)]), "that cuts the samples into separate groups of n: without bias, but it wastes most of the choices and is noisier"),
-        (np.mean([gold[k : k + n][np.argmax(rewards[k : k + n])] for k in range(total - n + 1)]), "that takes neighbouring samples only; take all choices of n among N"),
+        (slipped, "the weights do not add up to 1: with ranks from 1 (the lowest) the i-th is the best of C(i-1, n-1) choices, with ranks from 0 of "
+         "C(i, n-1)"),
+        (np.mean([gold[k : k + n][np.argmax(rewards[k : k + n])] for k in range(0, total - n + 1, n)]),
+         "that cuts the samples into separate groups of n: without bias, but it wastes most of the choices and is noisier"),
+        (np.mean([gold[k : k + n][np.argmax(rewards[k : k + n])] for k in range(total - n + 1)]),
+         "that takes neighbouring samples only; take all choices of n among N"),
     )  # fmt: skip
     told = compare(_same_twice(best_of_n, rewards, gold, n), right, likely, "the expected gold")
     compare(best_of_n(rewards.copy(), gold.copy(), 1), gold.mean(), what="best-of-1, which is the plain mean,")
     compare(best_of_n(rewards.copy(), gold.copy(), total), 5.0, what="best-of-8 of 8 samples, which is the gold of the best,")
     tied, truth = np.array([1.0, 2.0, 2.0, 0.0]), np.array([5.0, 9.0, 1.0, 4.0])
-    by_place = lambda i: (truth[i] * 3 + truth[3 - i] * 2 + 5.0) / 6
+
+    def by_place(i):
+        return (truth[i] * 3 + truth[3 - i] * 2 + 5.0) / 6
+
     compare(best_of_n(tied, truth, 2), float(evaluation.best_of_n_mean([tied], [truth], 2)[0]), (
         (by_place(1), "of two equal rewards the first one always wins; equal rewards must share the chance, or the order of the samples decides"),
         (by_place(2), "of two equal rewards the last one always wins; equal rewards must share the chance, or the order of the samples decides"),
     ), "with two equal rewards the expected gold")  # fmt: skip
-    return f"{float(told):.4f}, the mean over all 56 choices of 3 among 8, and equal rewards share their chance; drawing with repetition would have said {again:.4f}"
+    return (f"{float(told):.4f}, the mean over all 56 choices of 3 among 8, and equal rewards share their chance; drawing with repetition would have "
+            f"said {again:.4f}")
 
 
 def _same_twice(function, *arguments):

@@ -19,10 +19,13 @@ def exercise_1(wrong_share) -> str:
         (careless + (1 - careless) * noise.mean(), "a careless judgement is a fair coin and not always wrong: half of such labels are right"),
         (noise.mean(), "carelessness is not used: that share of the judgements is a coin, however wide the gap"),
         (noise.mean() + careless / 2, "the careless ones are added on top; the others are only the share 1 - carelessness"),
-        (careless / 2 + (1 - careless) * of_mean, "that is the share at the mean gap; the curve bends, so take the share of each pair and then the mean: close pairs make most of the errors"),
-        (careless / 2 + (1 - careless) * (1 / (1 + np.exp(gaps * temperature))).mean(), "the gap is multiplied by the temperature; a higher temperature must make more errors: divide"),
+        (careless / 2 + (1 - careless) * of_mean, "that is the share at the mean gap; the curve bends, so take the share of each pair and then the "
+         "mean: close pairs make most of the errors"),
+        (careless / 2 + (1 - careless) * (1 / (1 + np.exp(gaps * temperature))).mean(),
+         "the gap is multiplied by the temperature; a higher temperature must make more errors: divide"),
         (careless / 2 + (1 - careless) * (1 / (1 + np.exp(gaps))).mean(), "the temperature is not used"),
-        (careless / 2 + (1 - careless) * np.exp(-gaps / temperature).mean(), "exp(-gap/temperature) is not the share: at gap 0 it must be one half, sigmoid(-gap/temperature)"),
+        (careless / 2 + (1 - careless) * np.exp(-gaps / temperature).mean(),
+         "exp(-gap/temperature) is not the share: at gap 0 it must be one half, sigmoid(-gap/temperature)"),
         (careless / 2 + (1 - careless) * noise, "that is one share a pair; their mean is missing"),
     )  # fmt: skip
     first, second = (wrong_share(gaps.copy(), temperature, careless) for _ in range(2))
@@ -31,20 +34,24 @@ def exercise_1(wrong_share) -> str:
     compare(first, right, likely, "the share of wrong labels")
     compare(wrong_share(np.zeros(3), 1.0, 0.0), 0.5, what="the share among pairs of equal worth, a coin toss,")
     compare(wrong_share(np.array([50.0, 80.0]), 0.4, 0.1), 0.05, what="the share among pairs far apart, where carelessness alone errs,")
-    return f"{right:.4f} expected; at the mean gap it would have looked like {careless / 2 + (1 - careless) * of_mean:.4f}, since close pairs make most of the errors"
+    return (f"{right:.4f} expected; at the mean gap it would have looked like {careless / 2 + (1 - careless) * of_mean:.4f}, since close pairs make "
+            f"most of the errors")
 
 
 def exercise_2(choose_pair) -> str:
     """(chosen, rejected) or None of (texts, rewards, price, least)."""
     long, short, middle = "a long answer" * 30, "a short one", "a middling answer" * 6
+    five = ["a b c d e f g h", "internationalisation of it", "two words",
+            "a rather long answer that says the same thing twice, and says it twice", "unquestionably"]  # fmt: skip
     cases = [  # texts, rewards, price per character, least margin, what is tried
         ([middle, long, short], [0.4, 1.5, -0.2], 0.0, 0.0, "without a price"),
+        (five, [1.8, 1.2, 1.6, 3.1, 2.7], 0.05, 0.0, "with a price"),  # every fault with the price chooses another pair
         ([long, short], [5.0, 4.6], 0.01, 0.0, "where the price turns the order"),
-        (["a b c d e f", "internationalisation"], [1.0, 1.1], 0.05, 0.0, "with many short words against one long one"),
         ([long, middle, short], [3.0, 2.4, 2.2], 0.01, 0.5, "with a least margin of 0.5"),
         ([long, short], [4.0, 0.2], 0.01, 0.3, "where the price eats the margin"),
         ([middle, short], [1.0, 0.5], 0.0, 0.5, "at exactly the least margin"),
-        ([middle, short], [0.1 + 0.2, 0.3], 0.0, 0.0, "for equal rewards (0.1 + 0.2 and 0.3)"),
+        ([middle, short], [0.5, 0.5], 0.0, 0.0, "for equal rewards"),
+        ([middle, short], [0.1 + 0.2, 0.3], 0.0, 0.0, "for the rewards 0.1 + 0.2 and 0.3"),
         ([short, short], [0.7, 0.7001], 0.0, 0.0, "for two equal texts with rewards that differ by rounding"),
         ([middle], [1.0], 0.0, 0.0, "for a prompt with one answer"),
     ]  # fmt: skip
@@ -67,14 +74,16 @@ def _name_the_fault(found, right, texts, rewards, price, least, tried) -> None:
     if found is not None and right is not None and found == right[::-1] and price == 0:
         raise Mistake("chosen and rejected have changed places: chosen is the answer with the higher reward")
     variants = (
-        (dict(order=lambda r, t: r), "the price has picked the two answers and then lost its say: which of them is *chosen* must follow the penalised reward too"),
+        (dict(order=True), "the price has picked the two answers and then lost its say: which of them is *chosen* must follow the penalised "
+         "reward too"),
         (dict(price=0.0), "the price is not used when the two answers are picked"),
         (dict(price=-price), "the price is added; a character must cost reward"),
         (dict(length=lambda t: len(t.split())), "the length is counted in words; the price is per character"),
-        (dict(margin=lambda a, b: a[0] - b[0]), "the least margin is compared with the raw rewards; compare it with the penalised ones, by which the pair was made"),
+        (dict(margin=lambda a, b: a[0] - b[0]), "the least margin is compared with the raw rewards; compare it with the penalised ones, by which the "
+         "pair was made"),
         (dict(inclusive=False), "a margin of exactly the least one is enough; only a smaller one is dropped"),
-        (dict(ties=True), "equal rewards made a pair: such a label is a coin toss; return None (and see two numbers that differ by rounding, such as 0.1 + 0.2 and 0.3, as equal)"),
         (dict(ties=1e-300), "0.1 + 0.2 and 0.3 differ by rounding alone and made a pair: see differences below a billionth or so as ties"),
+        (dict(ties=-1.0), "equal rewards made a pair: such a label is a coin toss; return None"),
         (dict(same=True), "a text was paired with itself: equal texts can have rewards that differ by rounding, and teach nothing; return None"),
     )  # fmt: skip
     for more, sentence in variants:
@@ -85,16 +94,17 @@ def _name_the_fault(found, right, texts, rewards, price, least, tried) -> None:
     same(found, right, what=f"the pair {tried}")
 
 
-def _by_variant(texts, rewards, price, least, *, order=None, length=len, margin=None, inclusive=True, ties=1e-9, same=False):
+def _by_variant(texts, rewards, price, least, *, order=False, length=len, margin=None, inclusive=True, ties=1e-9, same=False):
     """The kit's rule with one thing changed."""
     if len(texts) < 2:
         return None
     rows = [(r, r - price * length(t), t) for r, t in zip(rewards, texts, strict=True)]
     best, worst = max(rows, key=lambda row: row[1]), min(rows, key=lambda row: row[1])
-    wide = margin(best, worst) if margin else best[1] - worst[1]
+    gap = best[1] - worst[1]
+    wide = margin(best, worst) if margin else gap
     if order and best[0] < worst[0]:
         best, worst = worst, best
-    if (best[2] == worst[2] and not same) or (ties is not True and best[1] - worst[1] <= ties and not order):
+    if (best[2] == worst[2] and not same) or gap <= ties:
         return None
     return (best[2], worst[2]) if wide > least - 1e-9 and (inclusive or wide > least + 1e-9) else None
 
@@ -105,7 +115,8 @@ def exercise_3(audit) -> str:
     weight, p = pairs / pairs.sum(), wrong / read
     share, error = weight @ p, np.sqrt((weight**2 * p * (1 - p) / read).sum())
     shares = (
-        (wrong.sum() / read.sum(), "that is the share among the pairs that were read, where the narrow margins are over-represented on purpose; weigh each group by its share of all pairs"),
+        (wrong.sum() / read.sum(), "that is the share among the pairs that were read, where the narrow margins are over-represented on purpose; weigh "
+         "each group by its share of all pairs"),
         (p.mean(), "every group counts the same; weigh it by its share of all pairs"),
         (wrong.sum() / pairs.sum(), "the wrong labels among those read are divided by all pairs: pairs that nobody read are not known to be right"),
         (1 - share, "that is the share of right labels"),
@@ -114,7 +125,8 @@ def exercise_3(audit) -> str:
     raw = wrong.sum() / read.sum()
     errors = (
         (error**2, "that is the variance; the standard error is its root"),
-        (weight @ np.sqrt(p * (1 - p) / read), "the groups' standard errors are added; the groups were drawn independently, so add the variances weight^2 p(1-p)/n and take the root"),
+        (weight @ np.sqrt(p * (1 - p) / read), "the groups' standard errors are added; the groups were drawn independently, so add the variances "
+         "weight^2 p(1-p)/n and take the root"),
         (np.sqrt(weight @ (p * (1 - p) / read)), "the weights must be squared: the variance of w times p is w^2 times the variance of p"),
         (np.sqrt(share * (1 - share) / read.sum()), "that is the standard error of one simple random draw; the pairs were drawn group by group"),
         (np.sqrt(raw * (1 - raw) / read.sum()), "that is the standard error of one simple random draw; the pairs were drawn group by group"),

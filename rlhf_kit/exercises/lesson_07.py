@@ -70,7 +70,8 @@ def exercise_2(pull) -> str:
         raise Mistake("a gap of 1,800 gives no finite pull: exp overflows; torch.sigmoid does not")
     compare(found, [beta, 0.0], what="the pulls at gaps of -1,800 and +1,800")
     turn = np.log((1 - e) / e)
-    return f"equal to the gradient of the kit's loss; with e = {e} the pull turns at h = ln(0.9/0.1) = {turn:.3f}: further apart than that the loss brings them back"
+    return (f"equal to the gradient of the kit's loss; with e = {e} the pull turns at h = ln(0.9/0.1) = {turn:.3f}: further apart than that the loss "
+            f"brings them back")
 
 
 def _pull_by_gradient(four, beta, e) -> torch.Tensor:
@@ -87,14 +88,18 @@ def exercise_3(moved) -> str:
     beta, rate, chosen, rejected = 0.5, 2.0, 0, 1
     step = rate * beta * (features[chosen] - features[rejected])
     before = torch.log_softmax(features @ weights, 0)
-    after = lambda theta: torch.log_softmax(features @ theta, 0) - before
+
+    def after(theta):
+        return torch.log_softmax(features @ theta, 0) - before
+
     right = _moved_by_gradient(features, weights, chosen, rejected, beta, rate)
     share = before.exp()
     alone = features @ weights
     alone[chosen] += rate * beta / 2
     alone[rejected] -= rate * beta / 2
     likely = (
-        (torch.log_softmax(alone, 0) - before, "that moves a score of its own for each answer; here all answers share the weights, so a step for two moves the others too"),
+        (torch.log_softmax(alone, 0) - before, "that moves a score of its own for each answer; here all answers share the weights, so a step for two "
+         "moves the others too"),
         (features @ step / 2, "that is the change of the scores; the probabilities must still add up to one, so take log_softmax before and after"),
         (after(weights - step / 2), "the step goes uphill: gradient descent subtracts the gradient of the loss"),
         (after(weights + step), "half of that step: policy and reference are the same, so the gap is 0 and the pull is beta times sigmoid(0) = beta / 2"),
@@ -104,7 +109,8 @@ def exercise_3(moved) -> str:
         (right + before, "those are the log-probabilities after the step; return how they changed"),
         ((right + before).exp() - share, "that is the change of the probabilities; take that of their logarithms"),
         ((right + before).exp(), "those are the probabilities after the step; return the change of their logarithms"),
-        (torch.zeros(4), "nothing moved: is the reference computed from the weights that are trained? It must stand still (detach), or its gradient cancels the policy's"),
+        (torch.zeros(4), "nothing moved: is the reference computed from the weights that are trained? It must stand still (detach), or its gradient "
+         "cancels the policy's"),
         (-right, "the sign is flipped: after minus before"),
     )  # fmt: skip
     found = moved(features.clone(), weights.clone(), chosen, rejected, beta, rate)
@@ -119,7 +125,10 @@ def exercise_3(moved) -> str:
 def _moved_by_gradient(features, weights, chosen, rejected, beta, rate) -> torch.Tensor:
     theta = weights.clone().requires_grad_()
     logps, before = torch.log_softmax(features @ theta, 0), torch.log_softmax(features @ weights, 0)
-    one = lambda values, i: values[i : i + 1]
+
+    def one(values, i):
+        return values[i : i + 1]
+
     loss, _ = losses.dpo_loss(one(logps, chosen), one(logps, rejected), one(before, chosen), one(before, rejected), beta)
     loss.backward()
     return torch.log_softmax(features @ (weights - rate * theta.grad), 0) - before

@@ -30,10 +30,13 @@ def exercise_1(skills_test) -> str:
         (p / 2, "that is one tail; a difference in either direction would have been news: two-sided"),
         (stats.binomtest(lost, gained + lost, alternative="less").pvalue, "that is the tail of fewer losses than this; take as many or more, and both sides"),
         (stats.binomtest(gained, 100).pvalue, "tasks that did not change sides are in it; they say nothing about the direction: n is gained + lost"),
-        (stats.binomtest(gained + lost, 100).pvalue, "that asks whether many tasks changed; the question is whether gains and losses are equally likely among those that did"),
+        (stats.binomtest(gained + lost, 100).pvalue, "that asks whether many tasks changed; the question is whether gains and losses are equally "
+         "likely among those that did"),
         (stats.chi2.sf(chi, 1), f"that is the chi-square approximation; with {gained + lost} changes the exact binomial test costs nothing"),
-        (stats.chi2.sf(corrected, 1), f"that is the chi-square approximation (corrected); with {gained + lost} changes the exact binomial test costs nothing"),
-        (stats.ttest_rel(after.astype(float), before.astype(float)).pvalue, "that is a paired t test; it is near, but for right or wrong the binomial test is exact"),
+        (stats.chi2.sf(corrected, 1), f"that is the chi-square approximation (corrected); with {gained + lost} changes the exact binomial test costs "
+         f"nothing"),
+        (stats.ttest_rel(after.astype(float), before.astype(float)).pvalue,
+         "that is a paired t test; it is near, but for right or wrong the binomial test is exact"),
     )  # fmt: skip
     found = skills_test(before.copy(), after.copy())
     if not isinstance(found, tuple | list) or len(found) != 3:
@@ -54,7 +57,10 @@ def exercise_1(skills_test) -> str:
 
 
 def _as_the_kit_does(before, after) -> tuple[int, int, float]:
-    one = lambda values: {"task": {"metric": "acc", "samples": {i: ("", float(v)) for i, v in enumerate(values)}}}
+
+    def one(values):
+        return {"task": {"metric": "acc", "samples": {i: ("", float(v)) for i, v in enumerate(values)}}}
+
     row = skills.compare_skills(one(before), one(after))[0]
     return row["gained"], row["lost"], row["p"]
 
@@ -85,7 +91,8 @@ def exercise_2(win_rate) -> str:
     ), "the win rate")  # fmt: skip
     low, high = (float(numbers(x, "an end of the interval")) for x in found[1:])
     if not low < found[0] < high:
-        raise Mistake(f"the interval [{low:.3f}, {high:.3f}] does not hold the win rate {float(found[0]):.3f}: return the rate, then the low end, then the high one")
+        raise Mistake(f"the interval [{low:.3f}, {high:.3f}] does not hold the win rate {float(found[0]):.3f}: return the rate, then the low end, "
+         f"then the high one")
     mine = (high - low) / 2
     if (low, high) == (0.0, 1.0):
         raise Mistake("0 and 1 are quantiles of single verdicts; the interval is one of the *mean*: resample, take the mean each time, then its quantiles")
@@ -96,7 +103,8 @@ def exercise_2(win_rate) -> str:
     if abs(mine * 1.96 / 1.645 / half - 1) < 0.1:
         raise Mistake("that is a 90 % interval; 95 % goes from the 2.5 % to the 97.5 % quantile")
     if not 0.85 < mine / half < 1.15:
-        raise Mistake(f"half the interval is {mine:.4f} and should be about {half:.4f} (a bootstrap that draws {prompts} prompts of {prompts}, again and again)")
+        raise Mistake(f"half the interval is {mine:.4f} and should be about {half:.4f} (a bootstrap that draws {prompts} prompts of {prompts}, again "
+         f"and again)")
     if tuple(win_rate(ours.copy(), theirs.copy(), ids.copy())) != tuple(found):
         raise Mistake("a second call gives another interval: seed the generator inside the function, so that a report can be made again")
     return (f"{right['win_rate']:.3f} [{low:.3f}, {high:.3f}]; evaluation.win_rate says [{right['low']:.3f}, {right['high']:.3f}], "
@@ -114,7 +122,9 @@ def exercise_3(equal_length_win_rate) -> str:
     x = difference / difference.std(ddof=1)
     preference = 1 / (1 + np.exp(-(-0.2 + 1.5 * np.tanh(x) + draw.normal(0, 0.8, rows))))
     right = evaluation.length_controlled_win_rate(preference, ours, theirs)["lc_win_rate"]
-    sigmoid = lambda z: 1 / (1 + np.exp(-z))
+
+    def sigmoid(z):
+        return 1 / (1 + np.exp(-z))
 
     def fitted(column, weight=0.0):
         """Coefficients (model, length) of the logistic fit; weight is that of a ridge penalty."""
@@ -129,12 +139,15 @@ def exercise_3(equal_length_win_rate) -> str:
     close = np.abs(difference) < 20
     model, length = fitted(np.tanh(x))
     likely = (
-        (100 * preference.mean(), "that is the plain win rate: the predictions are averaged with the lengths as they are. Set the length difference to zero, then predict"),
+        (100 * preference.mean(), "that is the plain win rate: the predictions are averaged with the lengths as they are. Set the length difference "
+         "to zero, then predict"),
         (right / 100, "that is a share; return percent"),
         (100 * line, "a straight line was fitted; preferences are probabilities, fit a logistic function"),
         (100 * sigmoid(fitted(x)[0]), "tanh is missing: without it a few very long answers steer the fit"),
-        (100 * sigmoid(fitted(np.tanh(difference))[0]), "the difference is not divided by its standard deviation: tanh of a number of characters is 1 or -1 almost everywhere"),
-        (100 * sigmoid(fitted(np.tanh(x - x.mean()))[0]), "the differences are centred: zero then means the mean difference, and nothing is controlled; do not subtract the mean"),
+        (100 * sigmoid(fitted(np.tanh(difference))[0]), "the difference is not divided by its standard deviation: tanh of a number of characters is 1 "
+         "or -1 almost everywhere"),
+        (100 * sigmoid(fitted(np.tanh(x - x.mean()))[0]), "the differences are centred: zero then means the mean difference, and nothing is "
+         "controlled; do not subtract the mean"),
         (100 * preference[close].mean(), "that is the win rate of pairs of about equal length: honest, but it throws most of the data away; fit all of them"),
         (100 * sigmoid(length), "that is the coefficient of the length; the model's own is the one that is left at zero difference"),
         (100 * (preference > 0.5).mean(), "that is the share of pairs preferred by more than one half, with the lengths as they are"),
@@ -142,4 +155,5 @@ def exercise_3(equal_length_win_rate) -> str:
         (100 * sigmoid(fitted(np.tanh(x), 1.0)[0]), "the fit is shrunk by a penalty (the default of many libraries); the length's coefficient must be free"),
     )  # fmt: skip
     told = compare(equal_length_win_rate(preference.copy(), ours.copy(), theirs.astype(float)), right, likely, "the win rate at equal length", 2e-3)
-    return f"{float(told):.1f} % at equal length, as evaluation.length_controlled_win_rate; {100 * preference.mean():.1f} % as the lengths are: the rest was bought with {difference.mean():.0f} characters more"
+    return (f"{float(told):.1f} % at equal length, as evaluation.length_controlled_win_rate; {100 * preference.mean():.1f} % as the lengths are: the "
+            f"rest was bought with {difference.mean():.0f} characters more")

@@ -20,13 +20,18 @@ def exercise_1(utilisation) -> str:
     operations = flops.training(shape, tokens, 0, checkpointing=False, frozen=False) + flops.forward(shape, tokens, 0)
     right = operations / (seconds * peak * cards)
     assert abs(right - 8 * n * tokens / (seconds * peak * cards)) < 1e-9
-    part = lambda factor: right * factor
+
+    def part(factor):
+        return right * factor
+
     likely = (
         (part(chosen / tokens), "only the chosen answers are counted; the rejected ones take the same two models"),
         (part(6 / 8), "the reference is forgotten: it reads every answer once, 2 operations a parameter and token"),
         (part(12 / 8), "the reference is only read: forward alone, 2 operations; it has no backward pass"),
-        (part(10 / 8), "the recomputation of gradient checkpointing is counted; utilisation counts what the mathematics asks for, not what saving memory costs"),
-        (part(4 / 8), "that is half: a multiplication and an addition are two operations, and the backward pass takes twice the forward one (2 + 4 for the policy, 2 for the reference)"),
+        (part(10 / 8), "the recomputation of gradient checkpointing is counted; utilisation counts what the mathematics asks for, not what saving "
+         "memory costs"),
+        (part(4 / 8), "that is half: a multiplication and an addition are two operations, and the backward pass takes twice the forward one (2 + 4 "
+         "for the policy, 2 for the reference)"),
         (part(2 / 8), "only one forward pass is counted: the policy takes 2 + 4 operations a parameter and token, the reference 2"),
         (part(cards), "the peak is that of one card; there are several"),
         (part(3600), "seconds were taken for hours"), (part(1 / 3600), "seconds were turned into hours; the peak is in operations a second"),
@@ -76,7 +81,8 @@ def exercise_2(state_bytes) -> str:
         (2 * (full - shape.block_parameters) + 16 * adapters, "the adapters stand beside the frozen linear layers and do not replace them"),
     )  # fmt: skip
     compare(state_bytes(list(layers), other, rank), right, likely, "the memory with LoRA", 1e-9)
-    return f"{16 * full / GIB:.1f} GiB in full, {right / GIB:.1f} GiB with LoRA of rank {rank}, {2 * full / GIB:.1f} of them frozen weights: less than this only with fewer bits or more cards"
+    return (f"{16 * full / GIB:.1f} GiB in full, {right / GIB:.1f} GiB with LoRA of rank {rank}, {2 * full / GIB:.1f} of them frozen weights: less "
+            f"than this only with fewer bits or more cards")
 
 
 def exercise_3(loss_weights) -> str:
@@ -87,10 +93,12 @@ def exercise_3(loss_weights) -> str:
     right = rows * processes / total
     _is_the_training_of_one_process(rows, right)
     likely = (
-        (np.full(rows.shape, 1 / micro), "every micro batch counts the same: a row of a short one then weighs more than the others, the accumulation fault that many trainers had"),
+        (np.full(rows.shape, 1 / micro), "every micro batch counts the same: a row of a short one then weighs more than the others, the accumulation "
+         "fault that many trainers had"),
         (np.full(rows.shape, 1 / rows.size), "every micro batch counts the same, and the mean over the processes is taken twice"),
         (rows / total, "the processes are forgotten: their gradients are averaged, which divides once more, so the step would be that many times too small"),
-        (rows / rows.sum(1, keepdims=True), "each process divides by its own rows; a process with fewer rows then counts too much: divide by the rows of all"),
+        (rows / rows.sum(1, keepdims=True), "each process divides by its own rows; a process with fewer rows then counts too much: divide by the rows "
+         "of all"),
         (rows / rows.sum(0, keepdims=True), "that shares each micro step out by itself; the gradients of all micro batches go into one step"),
         (np.ones(rows.shape), "the gradients of the micro batches are added up: without weights the step grows with their number"),
         (rows / rows.mean(), "the gradients of the micro batches are added up, so the weights of one process must come to about 1, not to their number"),
@@ -104,7 +112,8 @@ def exercise_3(loss_weights) -> str:
     compare(loss_weights(even), np.full((4, 2), 0.5), what="the weights of micro batches of one size, which are plain means,")
     alone = np.array([[6, 2]])
     compare(loss_weights(alone), [[0.75, 0.25]], what="the weights of a single process")
-    return f"the step equals that of one process with all {total} rows; a plain mean would have given a row of the shortest micro batch {8 / 3:.1f} times the weight of one of the longest"
+    return (f"the step equals that of one process with all {total} rows; a plain mean would have given a row of the shortest micro batch {8 / 3:.1f} "
+            f"times the weight of one of the longest")
 
 
 def _is_the_training_of_one_process(rows, weights) -> None:
