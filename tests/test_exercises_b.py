@@ -220,6 +220,7 @@ def test_the_solutions_of_lesson_07_agree_with_trl(tmp_path):
     from trl import DPOConfig, DPOTrainer
 
     from rlhf_kit.runs import PROJECT
+    from rlhf_kit.training_dpo import dpo_loss_args
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(PROJECT / "data" / "pocket_base")
     torch.manual_seed(0)
@@ -228,13 +229,13 @@ def test_the_solutions_of_lesson_07_agree_with_trl(tmp_path):
     rows = [{"prompt": "Add 1 and 2.", "chosen": " The answer is 3.", "rejected": " It is 4, I hope."},
             {"prompt": "Name a bird.", "chosen": " A robin is a bird.", "rejected": " No."}]  # fmt: skip
     beta, e = 0.3, 0.2
-    arguments = DPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", beta=beta, label_smoothing=e,
+    arguments = DPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", beta=beta, **dpo_loss_args({"label_smoothing": e}),
                           max_length=None, disable_tqdm=True)  # fmt: skip
     trainer = DPOTrainer(model=policy.eval(), ref_model=reference.eval(), processing_class=tokenizer,
                          train_dataset=Dataset.from_list(rows), args=arguments)  # fmt: skip
     batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     loss = trainer.compute_loss(trainer.model, {**batch})
-    told = {key: float(np.mean(values)) for key, values in trainer._metrics["train"].items()}
+    told = {key: float(np.mean(values)) for key, values in trainer._metrics["eval"].items()}
 
     def tokens(model):
         ids, mask = batch["input_ids"], batch["completion_mask"]
@@ -248,6 +249,16 @@ def test_the_solutions_of_lesson_07_agree_with_trl(tmp_path):
     assert float(rejected.mean()) == pytest.approx(told["rewards/rejected"], abs=1e-5)
     h = chosen - rejected
     assert float(loss) == pytest.approx(float((-(1 - e) * F.logsigmoid(h) - e * F.logsigmoid(-h)).mean()), abs=1e-5)
+    # the pull is minus the derivative of this very loss: one finite step in all chosen log-probabilities
+    sums = [torch.where(mask.bool(), x, 0.0).sum(1).double() for x in (mine, theirs)]
+    (w, r), (rw, rr) = (x.chunk(2) for x in sums)
+
+    def smoothed(shift):
+        h = beta * ((w + shift - rw) - (r - rr))
+        return float((-(1 - e) * F.logsigmoid(h) - e * F.logsigmoid(-h)).mean())
+
+    slope = (smoothed(1e-4) - smoothed(-1e-4)) / 2e-4
+    assert float(solution("07-2")(w, r, rw, rr, beta, e).mean()) == pytest.approx(-slope, abs=1e-6)
 
 
 # ---------------------------------------------------------------- 08

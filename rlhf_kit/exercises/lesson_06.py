@@ -87,7 +87,8 @@ def _name_the_fault(found, right, texts, rewards, price, least, tried) -> None:
         (dict(same=True), "a text was paired with itself: equal texts can have rewards that differ by rounding, and teach nothing; return None"),
     )  # fmt: skip
     for more, sentence in variants:
-        if found == _by_variant(texts, rewards, **{"price": price, "least": least, **more}):
+        made = _by_variant(texts, rewards, **{"price": price, "least": least, **more})
+        if found == made or (right is None and made and found == made[::-1]):  # of equal rewards either may stand first
             raise Mistake(f"{sentence} (seen {tried})")
     if len(texts) == 1:
         raise Mistake("a prompt with a single answer gives no pair: return None")
@@ -99,7 +100,8 @@ def _by_variant(texts, rewards, price, least, *, order=False, length=len, margin
     if len(texts) < 2:
         return None
     rows = [(r, r - price * length(t), t) for r, t in zip(rewards, texts, strict=True)]
-    best, worst = max(rows, key=lambda row: row[1]), min(rows, key=lambda row: row[1])
+    ranked = sorted(rows, key=lambda row: -row[1])
+    best, worst = ranked[0], ranked[-1]
     gap = best[1] - worst[1]
     wide = margin(best, worst) if margin else gap
     if order and best[0] < worst[0]:
