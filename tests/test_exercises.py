@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import ast
 import json
+import math
+import random
 import re
+import statistics
 import subprocess
 import sys
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from rlhf_kit import exercises, notebooks
 from rlhf_kit.errors import KitError
-from rlhf_kit.exercises import examine, solutions
+from rlhf_kit.exercises import examine, lesson_01, solutions
 from rlhf_kit.runs import PROJECT
 
 LESSONS = [p for p in sorted(notebooks.FOLDER.glob("[0-9][0-9]_*.ipynb")) if solutions.path_of(p).is_file()]
@@ -260,3 +264,107 @@ LAST = lambda mask: (mask * torch.arange(mask.shape[1])).argmax(1)  # noqa: E731
 def test_lesson_03_names_the_mistake(name, answer, words):
     said = examine(name, answer)
     assert said.status == "not yet" and words in said.sentence, said
+
+
+
+@pytest.mark.parametrize(("name", "answer", "words"), [
+    ("00-1", lambda b, a: sum(y > x for x, y in zip(b, a, strict=True)) / len(b), "ties count as losses"),
+    ("00-1", lambda b, a: sum(y >= x for x, y in zip(b, a, strict=True)) / len(b), "ties count as whole wins"),
+    ("00-1", lambda b, a: sum((x > y) + (x == y) / 2 for x, y in zip(b, a, strict=True)) / len(b), "direction is flipped"),
+    ("00-1", lambda b, a: sum(y - x for x, y in zip(b, a, strict=True)) / len(b), "mean gain of utility"),
+    ("00-2", lambda d, h: math.ceil(1.96 * statistics.stdev(d) / h), "the square is missing"),
+    ("00-2", lambda d, h: math.ceil((statistics.stdev(d) / h) ** 2), "1.96 is missing"),
+    ("00-2", lambda d, h: math.ceil((1.96 * statistics.variance(d) / h) ** 2), "the variance stands"),
+    ("00-2", lambda d, h: (1.96 * statistics.stdev(d) / h) ** 2, "round it up"),
+    ("00-3", lambda *a: rounds(*a, sampler="sft"), "that is the offline baseline"),
+    ("00-3", lambda *a: rounds(*a, reference="newest"), "the reference moves along"),
+    ("00-3", lambda *a: rounds(*a, start="sft"), "starts from SFT again"),
+    ("00-3", lambda *a: rounds(*a)[-1], "only the last policy"),
+    ("00-3", lambda sft, b, *steps: rounds(sft, b[:1] * 3, *steps), "new prompts each round"),
+    ("01-1", lambda g, t, c: ((1 - c) * chance(g / t) + c / 2).mean(), "take max(p, 1 - p)"),
+    ("01-1", lambda g, t, c: best_of(chance(g / t)), "carelessness is left out"),
+    ("01-1", lambda g, t, c: best_of((1 - c) * chance(g / t) + c * chance(-g / t)), "not a wrong label but a coin toss"),
+    ("01-1", lambda g, t, c: best_of((1 - c) * chance(g * t) + c / 2), "multiplied by the temperature"),
+    ("01-2", lambda ids, s, seed: [random.Random(seed + i).random() < s for i in range(len(ids))], "rows on both sides"),
+    ("01-2", lambda ids, s, seed: [x in set(random.Random(seed).sample(sorted(set(ids)), int(s * len(set(ids))))) for x in ids][: len(ids)],
+     "moves old ones"),
+    ("01-2", lambda ids, s, seed: [hash((x, seed)) % 100 < 100 * s for x in ids], "differs from process to process"),
+    ("01-2", lambda ids, s, seed: [random.Random(f"{seed}{x}").random() >= s for x in ids], "the sides are swapped"),
+    ("01-2", lambda ids, s, seed: [random.Random(x).random() < s for x in ids], "the seed changes nothing"),
+    ("01-3", lambda g, m, w: tuple(lesson_01.measured(g, m, w)), "the weights of the regression"),
+    ("01-3", lambda g, m, w: dials(*lesson_01.measured(g, m, w, penalty=1.0)), "the weights are shrunk"),
+    ("01-3", lambda g, m, w: dials(*lesson_01.measured(g, m, w, intercept=True)), "an intercept was fitted"),
+    ("01-3", lambda g, m, w: dials(*lesson_01.measured(g, 100 * m, w)), "per *100* characters"),
+    ("02-1", lambda lg, i, m: F.cross_entropy(lg[m], i[m]), "the shift is missing"),
+    ("02-1", lambda lg, i, m: F.cross_entropy(lg[:, :-1].reshape(-1, 11), i[:, 1:].reshape(-1)), "the prompt is learnt too"),
+    ("02-1", lambda lg, i, m: F.cross_entropy(lg[:, :-1][m[:, 1:]], i[:, 1:][m[:, 1:]], reduction="sum"), "the sum over the learnt"),
+    ("02-1", lambda lg, i, m: torch.stack([F.cross_entropy(x[:-1][k[1:]], y[1:][k[1:]]) for x, y, k in zip(lg, i, m, strict=True)]).mean(),
+     "mean of the rows' means"),
+    ("02-2", lambda i, p, n: spans(i, p, n).masked_fill(i == 2, -100), "never learn to stop; mask by position"),
+    ("02-2", lambda i, p, n: spans(i, 0 * p, n), "the prompt is learnt"),
+    ("02-2", lambda i, p, n: spans(i, p, 0 * n + 10), "the padding is learnt"),
+    ("02-2", lambda i, p, n: F.pad(spans(i, p, n)[:, 1:], (0, 1), value=-100), "shifted by one"),
+    ("02-2", lambda i, p, n: i.copy_(spans(i, p, n)), "work on a copy"),
+    ("02-3", lambda lg, t, p: nucleus(lg * t, p), "multiplied by the temperature"),
+    ("02-3", lambda lg, t, p: (lg / t).masked_fill(nucleus(lg, p) == 0, -torch.inf).softmax(-1), "top-p is taken before"),
+    ("02-3", lambda lg, t, p: (lg / t).softmax(-1), "top_p is not used"),
+    ("02-3", lambda lg, t, p: nucleus(lg / t, p), "temperature 0 divides by zero"),
+    ("02-3", lambda lg, t, p: (nucleus(lg / t, p) > 0) * (lg / t).softmax(-1), "does not sum to 1"),
+    ("04-1", lambda x, y, a, b: (torch.sigmoid(x[:, a] - x[:, b]) + torch.sigmoid(y[:, a] - y[:, b])) / 2, "means the *other* answer"),
+    ("04-1", lambda x, y, a, b: torch.sigmoid(x[:, a] - x[:, b]), "only one order"),
+    ("04-1", lambda x, y, a, b: (x.softmax(-1)[:, a] + y.softmax(-1)[:, b]) / 2, "over the whole vocabulary"),
+    ("04-1", lambda x, y, a, b: torch.sigmoid((x[:, a] - x[:, b] + y[:, b] - y[:, a]) / 2), "the logits are averaged"),
+    ("04-2", lambda p, q: (float(((p > 0.5) != (q > 0.5)).mean()), (p + q).mean() / 2), "where the *letter* changes"),
+    ("04-2", lambda p, q: (float(((p > 0.5) == (q > 0.5)).mean()), ((p + 1 - q) / 2).mean()), "the place is A in *both* orders"),
+    ("04-2", lambda p, q: float(((p > 0.5) == (q > 0.5)).mean()), "return two numbers"),
+    ("04-3", lambda f, n: tuple(extremes(f, n)[::-1]), "best and worst are swapped"),
+    ("04-3", lambda f, n: (max(range(n), key=lambda i: sum(f(i, j) for j in range(n) if j != i)),
+                           min(range(n), key=lambda i: sum(f(i, j) for j in range(n) if j != i))), "asks every pair"),
+    ("04-3", lambda f, n: extremes(f, n), "pair them first"),
+])  # fmt: skip
+def test_lessons_00_01_02_and_04_name_the_mistake(name, answer, words):
+    said = examine(name, answer)
+    assert said.status == "not yet" and words in said.sentence, said
+
+
+def rounds(sft, batches, sample, score, pair, train, sampler="newest", reference="sft", start="newest"):
+    """The loop of lesson 00, in which each of its three choices can be made wrongly."""
+    made = [sft]
+    pick = {"sft": lambda: sft, "newest": lambda: made[-1]}
+    for prompts in batches:
+        answers = sample(pick[sampler](), prompts)
+        made.append(train(pick[start](), pick[reference](), pair(answers, score(answers))))
+    return made[1:]
+
+
+def chance(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def best_of(p):
+    return float(np.maximum(p, 1 - p).mean())
+
+
+def dials(first, second):
+    return 1 / first, second / first
+
+
+def spans(ids, low, high):
+    at = torch.arange(ids.shape[1])
+    return ids.masked_fill(~((at >= low[:, None]) & (at < high[:, None])), -100)
+
+
+def nucleus(logits, top_p):
+    p, token = logits.softmax(-1).sort(descending=True)
+    p = p * (p.cumsum(-1) - p < top_p)
+    return torch.zeros_like(logits).scatter(1, token, p / p.sum(-1, keepdim=True))
+
+
+def extremes(prefer, n):
+    """One pass for the best and one for the worst: right, with more questions than it takes."""
+    best = worst = 0
+    for i in range(1, n):
+        best = i if prefer(i, best) > 0.5 else best
+    for i in range(1, n):
+        worst = i if prefer(i, worst) < 0.5 else worst
+    return [best, worst]
