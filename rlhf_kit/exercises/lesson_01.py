@@ -35,6 +35,12 @@ def exercise_1(ceiling) -> str:
     return f"{right:.6f} on six pairs, equal to the kit's `bayes_accuracy`; pure carelessness leaves 0.5"
 
 
+def _names(code) -> set[str]:
+    """The global names that a function and the comprehensions in it use."""
+    inner = [c for c in code.co_consts if hasattr(c, "co_names")]
+    return {*code.co_names}.union(*map(_names, inner))
+
+
 def exercise_2(held_out) -> str:
     """True for each held-out row, from (prompt_ids, share, seed)."""
     ids = [f"prompt {i}" for i in range(1500) for _ in range(1 + i % 3)]
@@ -42,8 +48,7 @@ def exercise_2(held_out) -> str:
     chosen = ask(ids)
     if len(chosen) != len(ids):
         raise Mistake(f"{len(chosen)} values for {len(ids)} rows: return one True or False a row")
-    names = held_out.__wrapped__.__code__.co_names if hasattr(held_out, "__wrapped__") else ()
-    if "hash" in names:
+    if "hash" in _names(getattr(held_out, "__wrapped__", held_out).__code__):
         raise Mistake("Python's hash() of a text differs from process to process, and so would the split; seed a random.Random with the text, or use hashlib")
     sides = {}
     for name, side in zip(ids, chosen, strict=True):
