@@ -17,9 +17,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rlhf_kit import exercises, notebooks
+from rlhf_kit import exercises
 from rlhf_kit.errors import KitError
 from rlhf_kit.exercises import examine, lesson_01, solutions
+from rlhf_kit.running import notebooks
 from rlhf_kit.runs import PROJECT
 
 LESSONS = [p for p in sorted(notebooks.FOLDER.glob("[0-9][0-9]_*.ipynb")) if solutions.path_of(p).is_file()]

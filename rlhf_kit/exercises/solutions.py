@@ -14,10 +14,10 @@ from typing import Any
 
 import nbformat
 
-from rlhf_kit import notebooks
 from rlhf_kit.errors import KitError
 from rlhf_kit.exercises import check_mode
 from rlhf_kit.files import write_text
+from rlhf_kit.running import notebooks
 
 NUMBERS = (1, 2, 3)
 _FOLDED = re.compile(r"<details><summary>Solution</summary>\n\n```python\n.*?\n```\n\n</details>", re.DOTALL)
