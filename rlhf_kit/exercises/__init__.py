@@ -95,6 +95,13 @@ def examine(name: str, *answers: Any) -> Outcome:
         return Outcome(name, UNTOUCHED, "not attempted yet: fill in the cell above")
     except Mistake as mistake:
         return Outcome(name, WRONG, str(mistake))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # an answer of another kind
+        return Outcome(
+            name,
+            WRONG,
+            f"the check cannot read this answer ({type(error).__name__}: {str(error)[:120]}); "
+            "return what the docstring names",
+        )
     return Outcome(name, RIGHT, said)
 
 

@@ -114,6 +114,8 @@ def exercise_3(online) -> str:
     if column["start"] != newest:
         raise Mistake(f"training starts from {', '.join(column['start'])}; each round starts from the newest policy")
     made = ["policy 1", "policy 2", "policy 3"]
+    if policies is None:
+        raise Mistake("nothing is returned: is the `return` missing?")
     if policies == made[-1]:
         raise Mistake("only the last policy is returned; return all of them, since lesson 08 looks at the way and not only at its end")
     if list(policies) == ["sft", *made]:
