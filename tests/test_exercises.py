@@ -379,3 +379,56 @@ def extremes(prefer, n):
     for i in range(1, n):
         worst = i if prefer(i, worst) < 0.5 else worst
     return [best, worst]
+
+
+# ---------------------------------------------------------------- solutions against the libraries
+
+
+def solved(number: str, answer: int, **space):
+    """The function that a solution cell defines, run with the imports of its notebook."""
+    (path,) = [p for p in LESSONS if p.name.startswith(number)]
+    source = cells(solutions.path_of(path))
+    for name in ("imports", f"exercise-{answer}-answer"):
+        exec(compile(source[name].source, name, "exec"), space)  # the project's own notebook
+    return space[ast.parse(source[f"exercise-{answer}-answer"].source).body[-1].name]
+
+
+def test_the_reward_is_read_where_transformers_reads_it(tiny_folder, machine):
+    """Padded left and right, against the reward model asked row by row without any padding."""
+    from rlhf_kit import models
+
+    model, tokenizer = models.new_reward_model(tiny_folder, machine, seed=1)
+    rows = [[5, 9, 11, 2], [5, 8, 8, 7, 10, 12, 2], [6, 2]]
+    alone = torch.stack([model(input_ids=torch.tensor([r])).logits[0, 0] for r in rows]).detach()
+    for left in (False, True):
+        pads = [[tokenizer.pad_token_id] * (7 - len(r)) for r in rows]
+        ids = torch.tensor([p + r if left else r + p for r, p in zip(rows, pads, strict=True)])
+        mask = torch.tensor([[0] * len(p) + [1] * len(r) if left else [1] * len(r) + [0] * len(p) for r, p in zip(rows, pads, strict=True)])
+        place = (mask.cumsum(1) - 1).clamp(min=0)
+        hidden = model.model(input_ids=ids, attention_mask=mask, position_ids=place).last_hidden_state
+        read = solved("03", 2)(model.score(hidden)[..., 0].detach(), mask)
+        assert torch.allclose(read, alone, atol=1e-5)
+
+
+def test_the_loss_with_a_margin_equals_trl(tiny_folder, tiny_rows, machine, settings, tmp_path):
+    from datasets import Dataset
+    from trl import RewardConfig
+
+    from rlhf_kit import models, training
+    from rlhf_kit.trainers.common import trainer_args
+    from rlhf_kit.trainers.rows import encode_rows, reward_encoder
+
+    model, tokenizer = models.new_reward_model(tiny_folder, machine, seed=3)
+    with torch.no_grad():
+        model.score.weight.mul_(40)
+    columns, _ = encode_rows(tiny_rows.pairs[:6], reward_encoder(tokenizer, 128), "reward")
+    margins = [0.0, 0.5, 1.0, 2.0, 0.25, 3.0]
+    arguments = trainer_args(RewardConfig, tmp_path, settings, machine, 0, 6, False, center_rewards_coefficient=None)
+    trainer = training._Reward(model=model, processing_class=tokenizer, args=arguments, train_dataset=Dataset.from_dict({**columns, "margin": margins}))
+    batch = trainer.data_collator([{**{k: columns[k][i] for k in columns}, "margin": margins[i]} for i in range(6)])
+    theirs = float(trainer.compute_loss(trainer.model, {**batch}).detach())
+    score = lambda ids: model.score(model.model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1])[0]  # noqa: E731
+    chosen, rejected = (torch.stack([score(ids) for ids in columns[side]]).detach() for side in ("chosen_ids", "rejected_ids"))
+    ours = solved("03", 1)(chosen, rejected, torch.tensor(margins))
+    assert float(ours) == pytest.approx(theirs, abs=1e-5)
+    assert abs(float(solved("03", 1)(chosen, rejected, torch.zeros(6))) - theirs) > 0.01
