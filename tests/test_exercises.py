@@ -201,19 +201,25 @@ def test_an_unknown_mode_ends_a_run_before_anything_starts(tmp_path):
 
 
 def test_a_lesson_runs_with_its_solutions(tmp_path):
-    command = [sys.executable, "-m", "rlhf_kit", "run", "--profile", "smoke", "--only", "03", "--param", "EXERCISES=solution"]
+    """Lesson 01, which trains nothing; what is executed are the solutions' own cells, and the lesson keeps its stubs."""
+    command = [sys.executable, "-m", "rlhf_kit", "run", "--profile", "smoke", "--only", "01", "--param", "EXERCISES=solution"]
     done = run(command, tmp_path)
-    assert "03_reward_model" in done.stdout and (tmp_path / "smoke/notebooks/03_reward_model.ipynb").is_file(), done.stdout
-    executed = cells(tmp_path / "smoke/notebooks/03_reward_model.ipynb")
-    solved = cells(solutions.path_of(notebooks.FOLDER / "03_reward_model.ipynb"))
+    assert (tmp_path / "smoke/notebooks/01_preferences.ipynb").is_file(), done.stdout + done.stderr
+    lesson = notebooks.FOLDER / "01_preferences.ipynb"
+    executed, solved = cells(tmp_path / "smoke/notebooks/01_preferences.ipynb"), cells(solutions.path_of(lesson))
     for n in solutions.NUMBERS:
         assert executed[f"exercise-{n}-answer"].source == solved[f"exercise-{n}-answer"].source
-        assert f"exercise 03-{n}, right" in executed[f"exercise-{n}-check"].outputs[0].text
-    # a changed solution is executed again, and the lesson's file holds its stubs as before
-    assert "..." in cells(notebooks.FOLDER / "03_reward_model.ipynb")["exercise-1-answer"].source
+        assert f"exercise 01-{n}, right" in executed[f"exercise-{n}-check"].outputs[0].text
+    assert "..." in cells(lesson)["exercise-1-answer"].source
     assert "found (nothing changed)" in run(command, tmp_path).stdout
-    plain = run(command[:-2], tmp_path)
-    assert "found (nothing changed)" not in plain.stdout
+
+
+def test_what_is_executed_follows_the_mode():
+    lesson = notebooks.FOLDER / "01_preferences.ipynb"
+    plain = notebooks.read(lesson)
+    assert solutions.to_execute(lesson, {"EXERCISES": "skip"}) == solutions.to_execute(lesson, {}) == plain
+    changed = [a.id for a, b in zip(solutions.to_execute(lesson, {"EXERCISES": "solution"}).cells, plain.cells, strict=True) if a != b]
+    assert changed == [f"exercise-{n}-answer" for n in solutions.NUMBERS]
 
 
 def test_a_solution_that_fails_its_check_fails_the_run(tmp_path):
