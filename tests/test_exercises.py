@@ -180,7 +180,7 @@ def test_an_error_in_the_readers_cell_is_one_sentence():
 
     assert examine("03-1", unfinished).status == "not attempted"
     assert "is None" in examine("03-1", lambda c, r, m: None).sentence
-    for answer in (None, 3, "a text", {}, [], object()):  # whatever stands there, a check tells and never fails
+    for answer in (None, 3, "a text", {}, [], object(), float("nan")):  # whatever stands there, a check tells and never fails
         for name in NAMES:
             told = examine(name, lambda *a, answer=answer: answer)
             assert told.status == "not yet" and len(told.sentence) < 300, told

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from rlhf_kit.exercises.compare import Mistake, compare
 
 
-def exercise_1(sft_loss) -> str:
-    """Nats a token, from (logits (B, T, V), ids (B, T), learnt (B, T))."""
+def exercise_1(sft_loss, logits_seen=None, ids_seen=None, learnt_seen=None) -> str:
+    """Nats a token, from (logits (B, T, V), ids (B, T), learnt (B, T)); `..._seen`, if given: a row of the reader's run."""
     coin = torch.Generator().manual_seed(3)
     logits, ids = 2 * torch.randn(2, 7, 11, generator=coin), torch.randint(0, 11, (2, 7), generator=coin)
     learnt = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1]], dtype=torch.bool)
@@ -32,7 +32,13 @@ def exercise_1(sft_loss) -> str:
         (right.exp(), "that is the perplexity, exp of the loss"),
     )  # fmt: skip
     compare(sft_loss(logits.clone(), ids.clone(), learnt.clone()), right, likely, "the loss")
-    return f"{float(right):.6f} nats a token over {int(learnt.sum())} learnt tokens of two rows, equal to transformers' own loss"
+    said = f"{float(right):.6f} nats a token over {int(learnt.sum())} learnt tokens of two rows, equal to transformers' own loss"
+    if logits_seen is None:
+        return said
+    own = [x.detach().cpu().clone() for x in (logits_seen, ids_seen, learnt_seen)]
+    theirs = _transformers_loss(*own)
+    compare(sft_loss(*own), theirs, what="the loss of your policy on the example", tolerance=1e-4)
+    return said + f"; on the example of section 1 your policy has {float(theirs):.4f}"
 
 
 def _transformers_loss(logits, ids, learnt) -> torch.Tensor:

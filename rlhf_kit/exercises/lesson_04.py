@@ -37,8 +37,11 @@ def exercise_1(preference) -> str:
     return f"{', '.join(f'{x:.3f}' for x in right.tolist())} on four pairs; with the answers exchanged both sum to 1"
 
 
-def exercise_2(order_report) -> str:
-    """(flip rate, mean probability of place A), from (p, q): P(letter A) in the first and in the swapped order."""
+def exercise_2(order_report, first=None, second=None) -> str:
+    """(flip rate, mean probability of place A), from (p, q): P(letter A) in the first and in the swapped order.
+
+    first, second: if given, the same probabilities of the reader's own model, which are then told.
+    """
     p = np.array([0.9, 0.8, 0.3, 0.7, 0.2, 0.6, 0.45, 0.95])
     q = np.array([0.2, 0.7, 0.6, 0.4, 0.4, 0.55, 0.9, 0.3])
     flips, place = rewards.flip_rate(p, q), float(np.concatenate([p, q]).mean())
@@ -64,7 +67,12 @@ def exercise_2(order_report) -> str:
         (float((np.concatenate([p, q]) > 0.5).mean()), "that is the share of A verdicts; take the mean of the probabilities"),
         (1 - place, "that is place B"),
     ), side)  # fmt: skip
-    return f"flip rate {flips:.3f}, as the kit counts it, and place A {place:.4f} on eight pairs"
+    said = f"flip rate {flips:.3f}, as the kit counts it, and place A {place:.4f} on eight pairs"
+    if first is None:
+        return said
+    own, right = order_report(first.copy(), second.copy()), (rewards.flip_rate(first, second), np.concatenate([first, second]).mean())
+    compare(own, right, what="the report on your own model")
+    return said + f"; your model flips {right[0]:.1%} of its verdicts and gives place A {right[1]:.3f}"
 
 
 def exercise_3(best_and_worst) -> str:
