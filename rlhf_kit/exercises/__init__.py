@@ -26,7 +26,11 @@ __all__ = ["MODES", "Mistake", "Outcome", "check", "check_mode", "examine"]
 
 MODES = ("skip", "solution")
 RIGHT, WRONG, UNTOUCHED = "right", "not yet", "not attempted"
-_LOOK = {RIGHT: ("#0072B2", "rgba(0,114,178,.12)"), WRONG: ("#D55E00", "rgba(213,94,0,.12)")}
+_LOOK = {
+    RIGHT: ("#0072B2", "rgba(0,114,178,.12)"),
+    WRONG: ("#D55E00", "rgba(213,94,0,.12)"),
+    UNTOUCHED: ("#777777", "rgba(119,119,119,.12)"),
+}
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,11 @@ class Outcome:
 
     def _repr_html_(self) -> str:
         line, ground = _LOOK[self.status]
+        said = html.escape(self.sentence[:1].upper() + self.sentence[1:])
+        said = re.sub(r"\*([^*]+)\*", r"<em>\1</em>", re.sub(r"`([^`]+)`", r"<code>\1</code>", said))
         return (
             f'<div style="border-left:6px solid {line};background:{ground};padding:.5em .9em;margin:.3em 0">'
-            f"<b>Exercise {html.escape(self.name)}, {self.status}.</b> {html.escape(self.sentence)}</div>"
+            f"<b>Exercise {html.escape(self.name)}, {self.status}.</b> {said}</div>"
         )
 
 
@@ -89,6 +95,13 @@ def examine(name: str, *answers: Any) -> Outcome:
         return Outcome(name, UNTOUCHED, "not attempted yet: fill in the cell above")
     except Mistake as mistake:
         return Outcome(name, WRONG, str(mistake))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # an answer of another kind
+        return Outcome(
+            name,
+            WRONG,
+            f"the check cannot read this answer ({type(error).__name__}: {str(error)[:120]}); "
+            "return what the docstring names",
+        )
     return Outcome(name, RIGHT, said)
 
 

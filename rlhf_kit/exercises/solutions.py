@@ -2,22 +2,24 @@
 
 `notebooks/solutions/NN_name.ipynb` holds cells with the same ids as the lesson's stubs (`exercise-1-answer`).
 `python -m rlhf_kit.exercises` writes each solution, folded, into its lesson's task, and each task into the
-solutions notebook; a test holds that nothing is left to write.
+solutions notebook; a test holds that nothing is left to write. With `--execute` the solutions notebooks are
+executed and keep their outputs.
 """
 
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
-from rlhf_kit import notebooks
 from rlhf_kit.errors import KitError
 from rlhf_kit.exercises import check_mode
 from rlhf_kit.files import write_text
+from rlhf_kit.running import notebooks
 
 NUMBERS = (1, 2, 3)
 _FOLDED = re.compile(r"<details><summary>Solution</summary>\n\n```python\n.*?\n```\n\n</details>", re.DOTALL)
@@ -82,3 +84,24 @@ def agree(folder: Path = notebooks.FOLDER) -> list[Path]:
             if text != file.read_text(encoding="utf-8"):
                 changed.append(write_text(file, text))
     return changed
+
+
+def execute(path: Path) -> None:
+    """Executes a solutions notebook by papermill and stores its cleaned outputs in it; KitError when a check fails."""
+    import papermill
+
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch) / path.name
+        try:
+            papermill.execute_notebook(
+                str(path),
+                str(made),
+                parameters={"INTERACTIVE": False},
+                cwd=str(path.parent),
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+            )
+        except papermill.PapermillExecutionError as error:
+            raise KitError(f"solutions/{path.name}: {error.ename}: {error.evalue}") from None
+        notebooks.clean(made, path)
