@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rlhf_kit import notebooks
+from rlhf_kit.running import notebooks
 from rlhf_kit.exercises import examine, solutions
 
 
@@ -127,17 +127,13 @@ def pair(t, r, price, least, length=len, order=False, sign=-1, raw=False, strict
     return (t[b], t[a]) if order and r[a] < r[b] else (t[a], t[b])
 
 
-def coin(gaps, t, c, careless=0.5, f=lambda x: 1 / (1 + np.exp(x))):
-    return float(np.mean(c * careless + (1 - c) * f(gaps / t)))
-
-
 @pytest.mark.parametrize(("name", "answer", "words"), [
-    ("06-1", lambda g, t, c: coin(g, t, c, careless=1.0), "a fair coin and not always wrong"),
-    ("06-1", lambda g, t, c: coin(np.array([g.mean()]), t, c), "the share at the mean gap"),
-    ("06-1", lambda g, t, c: coin(g, 1 / t, c), "multiplied by the temperature"),
-    ("06-1", lambda g, t, c: coin(g, t, 0.0), "carelessness is not used"),
-    ("06-1", lambda g, t, c: 1 - coin(g, t, c), "share of right labels"),
-    ("06-1", lambda g, t, c: float(np.mean(np.random.default_rng().random(999) < coin(g, t, c))), "no label needs to be drawn"),
+    ("06-1", lambda c, r, m, n: (m - n) / (c - r), "upside down"),
+    ("06-1", lambda c, r, m, n: (c - r) / (m - n), "a negative price is none"),
+    ("06-1", lambda c, r, m, n: np.abs((c - r) / (m - n)), "not the size of the quotient"),
+    ("06-1", lambda c, r, m, n: np.where(m > n, (c - r) / (m - n), 0.0), "a price of 0 turns no pair"),
+    ("06-1", lambda c, r, m, n: ((c - r) / (m - n))[m > n], "every pair keeps its place"),
+    ("06-1", lambda c, r, m, n: c / m - r / n, "rewards per character"),
     ("06-2", lambda *a: pair(*a, order=True), "lost its say"),
     ("06-2", lambda t, r, p, m: pair(t, r, 0.0, m), "the price is not used"),
     ("06-2", lambda *a: pair(*a, sign=1), "the price is added"),
@@ -220,7 +216,7 @@ def test_the_solutions_of_lesson_07_agree_with_trl(tmp_path):
     from trl import DPOConfig, DPOTrainer
 
     from rlhf_kit.runs import PROJECT
-    from rlhf_kit.training_dpo import dpo_loss_args
+    from rlhf_kit.trainers.dpo import dpo_loss_args
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(PROJECT / "data" / "pocket_base")
     torch.manual_seed(0)

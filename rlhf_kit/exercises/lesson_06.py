@@ -1,4 +1,4 @@
-"""Lesson 06: the noise of an annotator, one pair with a price for length, an audit of wrong labels."""
+"""Lesson 06: the price at which a label turns, one pair with everything in it, an audit of wrong labels."""
 
 from __future__ import annotations
 
@@ -8,34 +8,39 @@ from rlhf_kit.exercises.compare import Mistake, compare, same
 from rlhf_kit.labeling import select_pairs
 
 
-def exercise_1(wrong_share) -> str:
-    """The share of wrong labels of (gaps (N,), temperature, carelessness)."""
-    gaps, temperature, careless = np.array([0.0, 0.3, 0.8, 1.5, 2.5, 4.0]), 0.4, 0.2
-    noise = 1 / (1 + np.exp(gaps / temperature))
-    right = careless / 2 + (1 - careless) * noise.mean()
-    of_mean = 1 / (1 + np.exp(gaps.mean() / temperature))
-    likely = (
-        (1 - right, "that is the share of right labels"),
-        (careless + (1 - careless) * noise.mean(), "a careless judgement is a fair coin and not always wrong: half of such labels are right"),
-        (noise.mean(), "carelessness is not used: that share of the judgements is a coin, however wide the gap"),
-        (noise.mean() + careless / 2, "the careless ones are added on top; the others are only the share 1 - carelessness"),
-        (careless / 2 + (1 - careless) * of_mean, "that is the share at the mean gap; the curve bends, so take the share of each pair and then the "
-         "mean: close pairs make most of the errors"),
-        (careless / 2 + (1 - careless) * (1 / (1 + np.exp(gaps * temperature))).mean(),
-         "the gap is multiplied by the temperature; a higher temperature must make more errors: divide"),
-        (careless / 2 + (1 - careless) * (1 / (1 + np.exp(gaps))).mean(), "the temperature is not used"),
-        (careless / 2 + (1 - careless) * np.exp(-gaps / temperature).mean(),
-         "exp(-gap/temperature) is not the share: at gap 0 it must be one half, sigmoid(-gap/temperature)"),
-        (careless / 2 + (1 - careless) * noise, "that is one share a pair; their mean is missing"),
-    )  # fmt: skip
-    first, second = (wrong_share(gaps.copy(), temperature, careless) for _ in range(2))
-    if np.ndim(first) == 0 and isinstance(first, int | float | np.floating) and first != second:
-        raise Mistake("two calls give two numbers: no label needs to be drawn, the expected share has a closed form")
-    compare(first, right, likely, "the share of wrong labels")
-    compare(wrong_share(np.zeros(3), 1.0, 0.0), 0.5, what="the share among pairs of equal worth, a coin toss,")
-    compare(wrong_share(np.array([50.0, 80.0]), 0.4, 0.1), 0.05, what="the share among pairs far apart, where carelessness alone errs,")
-    return (f"{right:.4f} expected; at the mean gap it would have looked like {careless / 2 + (1 - careless) * of_mean:.4f}, since close pairs make "
-            f"most of the errors")
+def exercise_1(turning_price) -> str:
+    """Prices per character (N,) of (chosen reward, rejected reward, chosen length, rejected length), each (N,)."""
+    c, r = np.array([2.0, 1.5, 3.0, 0.4, 2.2]), np.array([1.4, 0.3, 1.0, -0.6, 2.1])
+    long, short = np.array([260, 200, 90, 150, 400]), np.array([140, 170, 210, 150, 150])
+    gap, extra = c - r, long - short
+    right = np.array([0.005, 0.04, np.inf, np.inf, 0.0004])
+    for price, reward, length in zip(right, zip(c, r, strict=True), zip(long, short, strict=True), strict=True):
+        _turns_there(price, reward, length)  # the kit's own selection turns at these prices
+    with np.errstate(all="ignore"):
+        plain = gap / extra
+        likely = (
+            (extra / gap, "that is upside down: characters per reward; the price is reward per character"),
+            (plain, "a shorter chosen answer gains by a price and never turns: a negative price is none, give inf"),
+            (np.abs(plain), "a shorter chosen answer gains by a price and never turns: give inf, not the size of the quotient"),
+            (np.where(extra > 0, plain, 0.0), "a price of 0 turns no pair: where the chosen answer is not the longer one, give inf"),
+            (np.where(extra > 0, plain, np.nan), "where no price turns the pair, give inf: nan cannot be counted or compared"),
+            (np.where(extra != 0, plain, np.nan), "where no price turns the pair, give inf: nan cannot be counted or compared"),
+            (gap / long, "only the chosen answer's length is taken; the rejected one pays for its characters, too"),
+            (c / long - r / short, "that compares rewards per character; a price is subtracted, and the two answers meet where their penalised rewards are equal"),
+            (100 * right, "that is the price of 100 characters; give that of one"),
+            (right[np.isfinite(right)], "pairs that never turn are left out; give inf for them, so that every pair keeps its place"),
+        )  # fmt: skip
+    with np.errstate(all="ignore"):
+        compare(turning_price(c.copy(), r.copy(), long.copy(), short.copy()), right, likely, "the prices")
+    return "0.005, 0.04, inf, inf, 0.0004: select_pairs keeps each label just below its price and turns it just above; two never turn"
+
+
+def _turns_there(price, rewards, lengths) -> None:
+    """Asserts that the kit's selection keeps this label below the price and turns it above; at infinity, that it never does."""
+    texts = ["c" * lengths[0], "r" * lengths[1]]
+    first = lambda at: select_pairs([texts], [list(rewards)], length_penalty=at)[0]["chosen"][0]
+    assert first(0.0) == "c"
+    assert first(100.0) == "c" if np.isinf(price) else (first(0.99 * price), first(1.01 * price)) == ("c", "r")
 
 
 def exercise_2(choose_pair) -> str:
