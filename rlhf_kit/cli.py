@@ -105,6 +105,8 @@ def _run(args: argparse.Namespace) -> int:
 
     runner.stop_on_terminate()
     folder = args.notebooks.resolve() if args.notebooks else notebooks.FOLDER
+    if args.store_outputs and "EXERCISES=solution" in args.param:
+        raise KitError("--store-outputs would store the solutions in the lessons; leave --param EXERCISES=solution out")
     status, run = runner.run_course(
         runner.Options(
             profile=args.profile,
