@@ -134,8 +134,12 @@ def label_verdicts(course: Course, judges: Mapping[str, str | Mapping[str, float
     return course.stage("label-verdicts", build, inputs={"preferences": pairs, **models}, params=params, code=_code(course))
 
 
-def verdicts_of(rows: Sequence[Mapping]) -> Any:
-    """Rows of one judge (of `verdicts` or `label_verdicts`) as `evaluation.Verdicts`; nan where there was no verdict."""
+def verdicts_of(rows: Sequence[Mapping], hard: bool = False) -> Any:
+    """Rows of one judge (of `verdicts` or `label_verdicts`) as `evaluation.Verdicts`; nan where there was no verdict.
+
+    hard: the likelier answer wins outright (1, 0, or 0.5 for a tie), so that a judge that speaks in probabilities can be set
+    beside one that speaks in scores.
+    """
     from rlhf_kit import evaluation
 
     judges = list(dict.fromkeys(row["judge"] for row in rows))
@@ -143,6 +147,7 @@ def verdicts_of(rows: Sequence[Mapping]) -> Any:
         raise KitError(f"verdicts are read judge by judge; these rows are of {len(judges)}: {', '.join(judges) or 'none'}")
     column = lambda key: np.array([np.nan if row[key] is None else row[key] for row in rows], dtype=float)  # noqa: E731
     preference, first, second = (column(key) for key in ("preference", "shown_first", "shown_second"))
+    preference = (np.sign(preference - 0.5) + 1) / 2 if hard else preference
     lost = int(np.isnan(preference).sum())
     ledger = Ledger(f"judge {judges[0]}", len(rows), len(rows) - lost, {"without a verdict": lost} if lost else {})
     ordered = np.isfinite(first).any()  # a rule sees no order: all empty

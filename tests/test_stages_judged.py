@@ -65,6 +65,9 @@ def test_rows_become_verdicts_of_one_judge(told):
     assert gold.judge == "gold" and gold.shown_first is None and gold.ledger.rows_out == len(gold.preference)
     assert gold.win_rate()["n"] == len(of(rows, "gold"))
     assert stages.verdicts_of(of(rows, "planted")).shown_second is not None
+    soft = [{**row, "preference": p} for row, p in zip(of(rows, "gold"), (0.7, 0.2, 0.5, None), strict=False)]
+    assert stages.verdicts_of(soft, hard=True).preference[:3].tolist() == [1, 0, 0.5]
+    assert np.isnan(stages.verdicts_of(soft, hard=True).preference[3])
     lost = [{**row, "preference": None} for row in of(rows, "gold")[:2]] + of(rows, "gold")[2:]
     assert stages.verdicts_of(lost).ledger.dropped == {"without a verdict": 2}
     with pytest.raises(KitError, match="these rows are of 5: gold, "):
