@@ -54,7 +54,10 @@ def run(tmp_path, monkeypatch):
             say("# 00 · Start & go\n\nThe *first* lesson.\n\n| | |\n|---|---|\n| **Question** | What is it? |\n| **Time** | short |"),
             code("# colab", tags=["colab"]),
             code("PROFILE = 'smoke'", tags=["injected-parameters"]),
-            say("## 1. Money\n\ncosts $5 or $6, loss $-\\log\\sigma(x)$, and\n\n$$r = \\beta\\log\\tfrac{p}{q}$$\n\nSee [the next](01_next.ipynb#1.-Money), [below](#2.-More), [a file](../data/x.yaml)."),
+            say(
+                "## 1. Money\n\ncosts $5 or $6, loss $-\\log\\sigma(x)$, and\n\n$$r = \\beta\\log\\tfrac{p}{q}$$\n\n"
+                "See [the next](01_next.ipynb#1.-Money), [below](#2.-More), [a file](../data/x.yaml)."
+            ),
             code("fig = draw.draw_label_noise(gap)", output("image/png", png(900, 300)), id="noise"),
             code("show(rows)", output("text/markdown", "| a | b |\n|---|--:|\n| &#36;x&#36; | 2 |"), output("text/html", HOSTILE)),
             code("print(text)  # <b>", nbformat.v4.new_output("stream", text="<img src=x onerror=e()> \x1b[31mred\x1b[0m")),

@@ -15,8 +15,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf_kit import notebooks
 from rlhf_kit.errors import KitError
+from rlhf_kit.running import notebooks
 from rlhf_kit.runs import PROJECT, Run, open_run, read_json, records, shown, write_text
 from rlhf_kit.site import home
 from rlhf_kit.site.lesson import Figure, Lesson, render

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from bs4 import BeautifulSoup, Tag
 
-from rlhf_kit import notebooks
+from rlhf_kit.running import notebooks
 from rlhf_kit.site.formulas import markdown_html, mathml
 
 # What text may hold after sanitizing: prose, tables and plain marks; no script, frame, form or event attribute.
