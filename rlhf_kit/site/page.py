@@ -17,7 +17,7 @@ GENERATOR = "rlhf-kit site"
 COURSE = "Online RLHF, a course you can run"
 DARK = (
     "color-scheme:dark;--text:#e4e8ec;--soft:#a3adb8;--back:#14181d;--panel:#1d232a;--line:#38414b;--link:#79b8ff;"
-    "--holds:#5fd38d;--outside:#ff8a8a;--unsure:#f0c060;--paper:#f4f4f2"
+    "--holds:#5fd38d;--outside:#ff8a8a;--unsure:#f0c060;--paper:#f4f4f2;--word:#ff7b72"
 )
 
 
