@@ -421,7 +421,7 @@ def test_the_loss_with_a_margin_equals_trl(tiny_folder, tiny_rows, machine, sett
     from trl import RewardConfig
 
     from rlhf_kit import models, training
-    from rlhf_kit.trainers.common import trainer_args
+    from rlhf_kit.trainers.arguments import trainer_args
     from rlhf_kit.trainers.rows import encode_rows, reward_encoder
 
     model, tokenizer = models.new_reward_model(tiny_folder, machine, seed=3)
