@@ -14,8 +14,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rlhf_kit.running import notebooks
 from rlhf_kit.exercises import examine, solutions
+from rlhf_kit.running import notebooks
 
 
 def solution(name: str):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from rlhf_kit.exercises.compare import compare
 from rlhf_kit.planning import flops, memory
 from rlhf_kit.planning.architectures import shape_of
-from rlhf_kit.exercises.compare import compare
 
 GIB = 2**30
 
