@@ -133,7 +133,7 @@ def _render(path: Path) -> tuple[str, str]:
         filters={"clean_html": _clean},  # nbconvert's own list of tags has no headings and no table heads
         template_name="basic",
         sanitize_html=True,
-        embed_images=True,
+        embed_images=False,  # pictures of outputs are embedded anyway; this would close each <details> at once
         exclude_input_prompt=True,
         exclude_output_prompt=True,
         exclude_anchor_links=True,

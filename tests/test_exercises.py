@@ -94,6 +94,16 @@ def test_a_solution_uses_only_what_its_lesson_has(path):
 
 
 @each_lesson
+def test_the_site_folds_hints_and_solutions(path):
+    from rlhf_kit import site
+
+    page = site._render(path)[1]
+    folded = re.findall(r"<details><summary>(Hint|Solution)</summary>(.*?)</details>", page, re.DOTALL)
+    assert [name for name, _ in folded][-6:] == ["Hint", "Solution"] * 3
+    assert all(len(re.sub("<[^>]+>", "", text).strip()) > 30 for _, text in folded)
+
+
+@each_lesson
 def test_a_solutions_notebook_runs_alone_at_smoke(path, tmp_path):
     import papermill
 
