@@ -89,7 +89,7 @@ def _pull_by_gradient(four, beta, e) -> torch.Tensor:
     return -given[0].grad * len(four[0])
 
 
-def exercise_3(moved) -> str:
+def exercise_3(after_one_step) -> str:
     """Changes of log-probability (K,) after a step: (features (K, D), weights (D,), chosen, rejected, beta, rate)."""
     # 0 the chosen answer, 1 the rejected one, which has a fault; 2 shares what sets them apart, and more of it; 3 something else
     features = torch.tensor([[1.0, 0.2, 0.0], [1.0, -0.6, 0.0], [0.8, 1.4, 0.3], [-0.5, 0.1, 1.0]], dtype=torch.float64)
@@ -122,10 +122,10 @@ def exercise_3(moved) -> str:
          "cancels the policy's"),
         (-right, "the sign is flipped: after minus before"),
     )  # fmt: skip
-    found = moved(features.clone(), weights.clone(), chosen, rejected, beta, rate)
+    found = after_one_step(features.clone(), weights.clone(), chosen, rejected, beta, rate)
     told = compare(found, right, likely, "the changes", 1e-4)
     other = _moved_by_gradient(features, weights, 3, 0, beta, rate)
-    compare(moved(features.clone(), weights.clone(), 3, 0, beta, rate), other, what="the changes for another pair", tolerance=1e-4)
+    compare(after_one_step(features.clone(), weights.clone(), 3, 0, beta, rate), other, what="the changes for another pair", tolerance=1e-4)
     assert told[0] < 0 and told[1] < 0
     return (f"the chosen answer {told[0]:+.3f} nats, the rejected one {told[1]:+.3f}; answer 2, in no pair, {told[2]:+.3f}: "
             "it has more of what set the two apart, and takes the mass")  # fmt: skip
