@@ -125,16 +125,20 @@ def _lines(ax: Axes, rows: dict, columns: dict) -> list[str]:
         x, y = (_flat(values) for values in (line.get_xdata(), line.get_ydata()))
         if len(y) < 2:
             continue
+        if len(set(x)) == 1 and y == [0.0, 1.0]:
+            said.append(f"{_plain(label)} at {_number(x[0])}")  # a line across the panel
+            continue
+        if len(set(y)) == 1:
+            said.append(f"{_plain(label)} at {_number(y[0])}")
+            continue
         named = next(((names, places, values) for names, places, values in ((columns, x, y), (rows, y, x)) if _stand_at(places, names)), None)
         if named:
             names, places, values = named
             nearest = {round(place): name for place, name in names.items()}
             text = ", ".join(f"{nearest[round(at)]} {_number(value)}" for at, value in zip(places, values, strict=True))
             said.append(f"{_plain(label)}: {text}")
-        elif len(set(x)) == 1 and y == [0.0, 1.0]:
-            said.append(f"{_plain(label)} at {_number(x[0])}")  # a line across the panel
-        elif len(set(y)) == 1:
-            said.append(f"{_plain(label)} at {_number(y[0])}")
+        elif line.get_linestyle() == "None" and x != sorted(x):
+            said.append(f"{_plain(label)}, {len(x)} points")
         else:
             said.append(f"{_plain(label)} from {_number(y[0])} to {_number(y[-1])}")
     return said
