@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.category import StrCategoryLocator
 from matplotlib.collections import PathCollection
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
@@ -48,7 +49,7 @@ def _title(ax: Axes) -> str:
 
 def _names(axis: Any) -> dict[float, str]:
     """place -> text of an axis whose ticks are names and not numbers."""
-    if not isinstance(axis.get_major_locator(), FixedLocator):
+    if not isinstance(axis.get_major_locator(), FixedLocator | StrCategoryLocator):
         return {}
     texts = [_plain(label.get_text()) for label in axis.get_majorticklabels()]
     places = axis.get_majorticklocs()
@@ -141,6 +142,10 @@ def _lines(ax: Axes, rows: dict, columns: dict) -> list[str]:
             said.append(f"{_plain(label)}, {len(x)} points")
         else:
             said.append(f"{_plain(label)} from {_number(y[0])} to {_number(y[-1])}")
+    alone = [_flat(line.get_ydata()) for line in ax.lines if str(line.get_label()).startswith("_")]
+    alone = [values for values in alone if len(values) > 2]
+    if len(alone) == 1 and not rows:  # one curve that the title names
+        said.insert(0, f"from {_number(alone[0][0])} to {_number(alone[0][-1])}")
     return said
 
 
