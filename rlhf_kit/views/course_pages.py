@@ -221,7 +221,8 @@ PAGES = {"GLOSSARY.md": glossary_markdown, "PAPER_MAP.md": paper_map_markdown}
 
 def write_pages(folder: Path = LESSONS) -> list[Path]:
     """Writes the Markdown pages anew."""
-    return [write_text(folder / name, make()) for name, make in PAGES.items()]
+    made = {name: make() for name, make in PAGES.items()}  # all or none
+    return [write_text(folder / name, text) for name, text in made.items()]
 
 
 if __name__ == "__main__":
