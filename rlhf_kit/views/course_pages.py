@@ -114,14 +114,14 @@ def _read(path: Path, kind: type) -> list:
 
 @lru_cache(maxsize=1)
 def _cells(folder: Path = LESSONS) -> dict[tuple[str, str], tuple[str, str]]:
-    """(lesson, cell id) -> (the heading above the cell, the cell's text)."""
+    """(lesson, cell id) -> (the heading above the cell, its text; none of code)."""
     import nbformat
 
     found = {}
     for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
         heading = path.stem
         for cell in nbformat.read(path, as_version=4).cells:
-            found[path.stem, cell.id] = heading, cell.source
+            found[path.stem, cell.id] = heading, cell.source if cell.cell_type == "markdown" else ""
             if cell.cell_type == "markdown":
                 heading = (_HEADING.findall(cell.source) or [heading])[-1]
     return found
