@@ -143,8 +143,9 @@ def place(lesson: str, cell: str, names: Iterable[str] = ()) -> str:
 
 
 def _place_of(one: Term | Part | Metric) -> str:
-    names = [*re.split(" and ", one.term), *(text.strip() for text in one.also.split(",")), one.word] if isinstance(one, Term) else []
-    return place(one.lesson, one.cell, names)
+    if isinstance(one, Term) and (one.lesson, one.cell) in _cells():
+        return place(one.lesson, one.cell, [*re.split(" and ", one.term), *(text.strip() for text in one.also.split(",")), one.word])
+    return place(one.lesson, one.cell)
 
 
 def _on_github(lesson: str, cell: str) -> str:
