@@ -84,8 +84,8 @@ def lab_command(port: int) -> list[str]:
 def lab(browser, tmp_path_factory):
     """A JupyterLab of its own, with no settings of this machine: its address, its folder and the root of its runs."""
     home = tmp_path_factory.mktemp("lab")
-    work = home / "work"
-    (work / "notebooks").mkdir(parents=True)
+    work = home / "notebooks"  # `make lab` serves this folder of the project
+    work.mkdir()
     # All cells stay in the page, also those that are scrolled away; nobody is asked about news.
     for plugin, values in (("notebook-extension/tracker", {"windowingMode": "none"}), ("apputils-extension/notification", {"fetchNews": "false"})):
         path = home / "settings" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
@@ -99,7 +99,7 @@ def lab(browser, tmp_path_factory):
     env = {**os.environ, **{name: str(home / folder) for name, folder in own.items()}}
     env["PYTHONPATH"] = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
     with open(home / "lab.log", "w", encoding="utf-8") as log:
-        server = subprocess.Popen(lab_command(port), env=env, cwd=work, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        server = subprocess.Popen(lab_command(port), env=env, cwd=home, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(240):
