@@ -129,7 +129,8 @@ def open_notebook(browser, lab, place: str, known: Iterable[str] = ()):
     page.on("console", lambda message: told(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: told(str(error)))
     page.on("request", lambda request: None if request.url.startswith((lab.address, "data:", "blob:", "ws://127.0.0.1")) else told(f"asks for {request.url}"))
-    page.goto(f"{lab.address}/lab/tree/{place}?token={TOKEN}", timeout=120_000)
+    # a workspace of its own, so that no notebook of before is opened again, with another kernel
+    page.goto(f"{lab.address}/lab/workspaces/{Path(place).stem}/tree/{place}?token={TOKEN}", timeout=120_000)
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
     page.wait_for_function("document.body.innerText.includes('| Idle')", timeout=120_000)  # the kernel is there
     return page
