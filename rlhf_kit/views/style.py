@@ -15,8 +15,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rlhf_kit.views import alt
-
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE, GREY = "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#8C8C8C"
 
@@ -52,7 +50,6 @@ def figure(
         fig, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **more)
         if title:
             fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
-    alt.install()  # behind pyplot's first figure, which tells IPython how figures are printed
     return fig, list(axes.flat)
 
 
