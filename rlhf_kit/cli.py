@@ -105,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from rlhf_kit.running import notebooks, results, runner
+    from rlhf_kit.running import cards, notebooks, results, runner
 
     runner.stop_on_terminate()
     folder = args.notebooks.resolve() if args.notebooks else notebooks.FOLDER
@@ -126,6 +126,8 @@ def _run(args: argparse.Namespace) -> int:
         for path in results.store_outputs(run, folder):
             print(f"stored {path.name}")
         results.store_timings(run, args.profile)
+        if folder == notebooks.FOLDER:
+            cards.stamp(folder)  # the times in the opening cards
     return status
 
 

@@ -13,6 +13,7 @@ import nbformat
 import yaml
 
 from rlhf_kit.errors import KitError
+from rlhf_kit.running import cards
 from rlhf_kit.runs import PROJECT, file_hash, stable_hash, write_text
 
 FOLDER = PROJECT / "notebooks"
@@ -20,6 +21,7 @@ FOLDER = PROJECT / "notebooks"
 ARRANGING = {"__main__", "cli", "doctor", "inputs", "progress", "site"} | {
     f"running/{name}" for name in "__init__ execute notebooks report results runner sweep".split()
 }
+ARRANGING |= {"running/cards"}  # the times in the opening cards
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ def local_key(path: str | None) -> Any:
 
 def content_key(book: Notebook, parameters: dict[str, Any], *shared: Any) -> str:
     """Key of an executed notebook: its cells' sources (not their outputs), parameters, and what is shared."""
-    cells = [[c.cell_type, c.source] for c in read(book.path).cells]
+    cells = [[c.cell_type, cards.without_times(c.source)] for c in read(book.path).cells]
     return stable_hash(cells, parameters, *shared)
 
 
