@@ -171,15 +171,18 @@ def state(view) -> tuple[str, str]:
     return image.evaluate(PIXELS), "\n".join(view.locator(".widget-html-content").all_inner_texts())
 
 
-def follows(view, before, seconds: float = 2.5) -> bool:
-    """Whether the picture changes within some seconds, or gives way to a sentence that says why there is none."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+def follows(view, before, seconds: float = 2.5, most: float = 30) -> bool:
+    """Whether the picture changes, or gives way to a sentence that says why there is none. It waits some seconds, and
+    longer where the kernel is still at work (on a machine that has other things to do)."""
+    start = time.monotonic()
+    while True:
         now = state(view)
         if now[0] != before[0] or ("Not shown" in now[1]) != ("Not shown" in before[1]):
             return True
+        waited = time.monotonic() - start
+        if waited > most or (waited > seconds and "| Busy" not in view.page.locator("#jp-main-statusbar").inner_text()):
+            return False
         time.sleep(0.05)
-    return False
 
 
 def moved(view, focusable, keys) -> bool:
