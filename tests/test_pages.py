@@ -1,6 +1,6 @@
 """The lessons as pages: cards, sizes, figures with words, headings, links; what is true of every lesson and readable on GitHub.
 
-Their form as notebooks (parameters, clean outputs) is tests/test_notebooks.py's, the README tests/test_readme.py's.
+Their form as notebooks is tests/test_notebooks.py's, clean outputs tests/test_stored_outputs.py's, the README tests/test_readme.py's.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def test_every_figure_has_its_words(lesson):
         assert not alt.startswith("A figure without a title"), cell
 
 
-# ---------------------------------------------------------------- headings, links, paths
+# ---------------------------------------------------------------- headings and links
 
 
 @every_lesson
@@ -158,18 +158,6 @@ def test_links_inside_the_repository_lead_somewhere(lesson):
 def test_links_of_the_pages_lead_somewhere(page):
     for link in _links(page.read_text(encoding="utf-8")):
         assert (notebooks.FOLDER / unquote(link).partition("#")[0]).exists(), link
-
-
-MACHINE = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|work|Users|private|var|content|opt|mnt)/[\w.-]|\b[A-Z]:\\\\?Users|\.venv/lib/")
-
-
-@every_lesson
-def test_no_path_of_a_machine_in_an_output(lesson):
-    for cell in BOOKS[lesson].cells:
-        for output in cell.get("outputs", []):
-            shown = [output.get("text", ""), *(value for kind, value in output.get("data", {}).items() if kind.startswith("text/"))]
-            found = MACHINE.search(" ".join("".join(text) for text in shown))
-            assert not found, (cell.id, found and found[0])
 
 
 # ---------------------------------------------------------------- the row of times
