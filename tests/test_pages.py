@@ -5,6 +5,8 @@ Their form as notebooks is tests/test_notebooks.py's, clean outputs tests/test_s
 
 from __future__ import annotations
 
+import ast
+import builtins
 import re
 import statistics
 from urllib.parse import unquote
@@ -100,6 +102,34 @@ def test_sizes(lesson):
     lines = [len([line for line in source.splitlines() if line.strip()]) for source in codes(lesson)]
     assert max(lines) <= 30 and statistics.median(lines) <= 10
     assert len(BOOKS[lesson].cells) >= 30 and len(lesson_body(lesson)) <= 60
+
+
+def _names(source: str) -> tuple[set[str], set[str]]:
+    """(names that a cell makes, in whatever scope; names that it reads)."""
+    made, read = set(), set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name):
+            (read if isinstance(node.ctx, ast.Load) else made).add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            made.add(node.name)
+        elif isinstance(node, ast.arg):
+            made.add(node.arg)
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            made.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            made |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+    return made, read
+
+
+@every_lesson
+def test_every_name_is_made_above_its_use(lesson):
+    """A cell that was moved, or whose neighbour was rewritten, says so here and not after minutes of running."""
+    known = {*dir(builtins), "get_ipython"}
+    for cell in BOOKS[lesson].cells:
+        if cell.cell_type == "code":
+            made, read = _names(cell.source)
+            known |= made
+            assert read <= known, (cell.id, sorted(read - known))
 
 
 # ---------------------------------------------------------------- figures
