@@ -76,7 +76,12 @@ def parser() -> argparse.ArgumentParser:
     sweep.add_argument("--seeds", default="0-7", help="as 0-7 or 0,2,5")
     sweep.add_argument("--jobs", type=int, default=1, help="seeds at a time")
 
-    report = commands.add_parser("report", help="claims and metrics of a run as Markdown")
+    report = commands.add_parser(
+        "report",
+        help="claims, metrics and policies of a run, alone or against another",
+        description="Claims, metrics, tables and policies of a run, alone or against another run: printed as Markdown, and "
+        "written as Markdown, HTML and JSON to runs/RUN/report/ (report.* or report-against-OTHER.*).",
+    )
     report.add_argument("--run", required=True)
     report.add_argument("--against", metavar="RUN", help="another run to compare with")
 
@@ -109,6 +114,8 @@ def _run(args: argparse.Namespace) -> int:
 
     runner.stop_on_terminate()
     folder = args.notebooks.resolve() if args.notebooks else notebooks.FOLDER
+    if args.store_outputs and "EXERCISES=solution" in args.param:
+        raise KitError("--store-outputs would store the solutions in the lessons; leave --param EXERCISES=solution out")
     status, run = runner.run_course(
         runner.Options(
             profile=args.profile,

@@ -76,6 +76,37 @@ def test_the_command_prints_and_writes_three_files(root, capsys):
     assert cli.main(["report", "--run", "a"]) == 0 and (folder / "report.json").is_file()
 
 
+def test_tables_that_lessons_record_are_tables_of_the_report(root, capsys):
+    a, b = make("a", 0.2), make("b", 0.0)
+    bench = [{"judge": "gold|<b>", "section": "Chat", "score": 100.0}, {"judge": "bt", "section": "Chat", "score": None}]
+    runs.record(a, "metrics", "05.reward_bench", bench)
+    runs.record(a, "metrics", "ragged", [{"x": [1, 2]}])  # no table: it stays a metric
+    results.write_results(a)
+    capsys.readouterr()
+    assert cli.main(["report", "--run", "a"]) == 0
+    alone = capsys.readouterr().out
+    assert "## 05.reward_bench" in alone and "| judge | section | score |" in alone and "| gold&#124;&lt;b&gt; | Chat | 100 |" in alone
+    assert "| ragged |" in alone and "| 05.reward_bench |" not in alone
+    assert cli.main(["report", "--run", "a", "--against", "b"]) == 0
+    one_sided = capsys.readouterr().out
+    assert "Not measured in b." in one_sided
+    runs.record(b, "metrics", "05.reward_bench", [{**bench[1], "score": 70.0, "n": 3}])
+    results.write_results(b)
+    assert cli.main(["report", "--run", "a", "--against", "b"]) == 0
+    both = capsys.readouterr().out
+    assert "| run | judge | section | score | n |" in both and "| b | bt | Chat | 70 | 3 |" in both and "| a | bt | Chat |  |  |" in both
+    page = (root / "a" / "report" / "report-against-b.html").read_text()
+    assert "<h2>05.reward_bench</h2>" in page and "<b>" not in page
+    assert json.loads((root / "a" / "report" / "report-against-b.json").read_text())["metrics"]
+
+
+def test_help_says_what_is_written(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["report", "--help"])
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("Markdown", "HTML", "JSON", "--against"))
+
+
 def test_bad_runs(root, capsys):
     make("a", 0.2)
     runs.open_run("half", quiet=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 
 import nbformat
@@ -46,3 +47,29 @@ def test_the_whole_course_runs_at_smoke(smoke_course):
     # with nothing changed nothing is executed again
     again = subprocess.run(smoke_course.command, cwd=PROJECT, env=smoke_course.env, capture_output=True, text=True, timeout=120)
     assert again.returncode == 0 and again.stdout.count("found (nothing changed)") == len(PATHS)
+
+
+def test_lessons_run_with_released_models(smoke_course):
+    """The models of the smoke run stand for released ones: lessons on them train none of the three and say so."""
+    names = {"sft": "sft", "reward": "reward_model", "pairwise": "pairwise_model"}
+    given = {name: min(smoke_course.run.glob(f"{stage}-*"), key=_made) / "model" for name, stage in names.items()}
+    sets = [word for name, folder in given.items() for word in ("--set", f"{name}.released={folder}")]
+    sets += ["--set", "data.prompts_per_iteration=8"]  # a lesson's length is in its rounds of sampling
+    command = [*smoke_course.command, "--run", "released", "--only", "02,03,04,08", *sets]
+    done = subprocess.run(command, cwd=PROJECT, env=smoke_course.env, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = smoke_course.run.parent / "released"
+    for name, stage in names.items():
+        facts = [json.loads(file.read_text())["facts"] for file in run.glob(f"{stage}-*/manifest.json")]
+        own = [one for one in facts if "released" not in one]
+        assert [one["released"] for one in facts if "released" in one] == [str(given[name])]
+        assert not own if name == "sft" else all("weights" in one for one in own)
+    # the online loop starts from the released policy and is held to it
+    trained = [json.loads(file.read_text())["facts"] for file in run.glob("dpo-1-*/manifest.json")]
+    assert trained and {one["reference"]["path"] for one in trained} == {str(given["sft"])}
+    assert all(abs(one["step_zero"]["loss"] - math.log(2)) < 1e-4 for one in trained)
+
+
+def _made(stage):
+    """When a stage was begun: lessons train variants of a model later."""
+    return json.loads((stage / "manifest.json").read_text())["started"]

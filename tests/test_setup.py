@@ -27,7 +27,7 @@ def setup_env():
 
 
 def pins(name):
-    lines = [x.split("#")[0].strip() for x in (PROJECT / name).read_text().splitlines()]
+    lines = [x.split("#")[0].split(";")[0].strip() for x in (PROJECT / name).read_text().splitlines()]
     return [x for x in lines if x]
 
 

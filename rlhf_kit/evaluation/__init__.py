@@ -4,6 +4,7 @@ statistics          intervals over prompts and over seeds, paired differences
 win_rates           win rates, per category, paired, at equal length
 alpaca_eval         AlpacaEval 2's own fit, the difficulty of prompts
 judges              gold, reward models, the pairwise model, rules behind one face; what is wrong with a judge
+planted             a judge whose faults are known: the annotator's dials
 endpoint_judge      any OpenAI-compatible server as a judge
 ratings             Bradley-Terry and Elo; arena_hard: the score with style control
 reward_bench        RewardBench v1's averages; benches: the public sets, RM-Bench and the pocket world's bench
@@ -32,6 +33,7 @@ from rlhf_kit.evaluation.judges import (
     shorter,
 )
 from rlhf_kit.evaluation.over_optimisation import best_of_n_curve, best_of_n_mean, bon_kl_bound
+from rlhf_kit.evaluation.planted import AnnotatorJudge
 from rlhf_kit.evaluation.ratings import bradley_terry, bradley_terry_intervals, elo
 from rlhf_kit.evaluation.reward_bench import rewardbench_sections
 from rlhf_kit.evaluation.reward_quality import (
@@ -58,7 +60,7 @@ from rlhf_kit.evaluation.win_rates import (
 )
 
 __all__ = [
-    "Difference", "Interval", "PairwiseJudge", "RuleJudge", "ScalarJudge", "Verdicts", "agreement",
+    "AnnotatorJudge", "Difference", "Interval", "PairwiseJudge", "RuleJudge", "ScalarJudge", "Verdicts", "agreement",
     "alpaca_eval_win_rate", "arena_hard_scores", "bayes_accuracy", "best_of_n_curve", "best_of_n_mean",
     "best_of_n_peak", "bon_kl_bound", "bradley_terry", "bradley_terry_intervals", "cluster_interval",
     "compare_policies", "diversity", "elo", "estimate_difficulty", "expected_calibration_error",

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_kit.errors import KitError
+from rlhf_kit.evaluation.arena_hard import style_of
 from rlhf_kit.evaluation.statistics import cluster_interval
 from rlhf_kit.evaluation.win_rates import win_rate_of
 from rlhf_kit.runs import Ledger
@@ -115,8 +116,9 @@ def judge_policies(rows: Sequence[Mapping], prompts: Mapping[str, Any], judge, p
     """A judge on the answers of two policies to the same prompts, as `stages.evaluation` leaves them.
 
     rows: policy, temperature, prompt_id, sample, text, length, category (and gold). prompts: {prompt_id: messages}.
-    Returns the verdicts (policy is a, baseline is b) and the columns in their order: prompt_id, category, length_a, length_b,
-    gold_a, gold_b (None without a known truth). KitError when the two did not answer the same prompts and samples.
+    Returns the verdicts (policy is a, baseline is b) and the columns in their order: prompt_id, sample, category, length_a, length_b,
+    style_a, style_b (`style_of`, lengths in characters), gold_a, gold_b (None without a known truth). KitError when the two
+    did not answer the same prompts and samples.
     """
     sides = []
     for name in (policy, baseline):
@@ -136,9 +138,11 @@ def judge_policies(rows: Sequence[Mapping], prompts: Mapping[str, Any], judge, p
         raise KitError(f"the prompt {unknown[0]!r} of an answer is not among the prompts")
     a, b = ([side[key] for key in keys] for side in sides)
     verdicts = judge.compare([prompts[key[0]] for key in keys], [row["text"] for row in a], [row["text"] for row in b])
-    columns: dict[str, list] = {"prompt_id": [key[0] for key in keys], "category": [row.get("category") for row in a]}
+    columns: dict[str, list] = {"prompt_id": [key[0] for key in keys], "sample": [key[1] for key in keys],
+                                "category": [row.get("category") for row in a]}
     for side, own in (("a", a), ("b", b)):
         columns[f"length_{side}"] = [len(row["text"]) for row in own]
+        columns[f"style_{side}"] = [style_of(row["text"], len(row["text"])) for row in own]
         columns[f"gold_{side}"] = [row.get("gold") for row in own]
     return verdicts, columns
 

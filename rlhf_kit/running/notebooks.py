@@ -18,7 +18,7 @@ from rlhf_kit.runs import PROJECT, file_hash, stable_hash, write_text
 
 FOLDER = PROJECT / "notebooks"
 # Modules that arrange the work and cannot change a notebook's numbers; a change in them re-executes nothing.
-ARRANGING = {"__main__", "cli", "doctor", "inputs", "progress", "site"} | {
+ARRANGING = {"__main__", "cli", "doctor", "exercises/__main__", "exercises/solutions", "inputs", "progress", "site"} | {
     f"running/{name}" for name in "__init__ execute notebooks report results runner sweep".split()
 }
 ARRANGING |= {"running/cards"}  # the times in the opening cards

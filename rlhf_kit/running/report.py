@@ -175,15 +175,16 @@ def _tables(found: Mapping) -> list[tuple[str, str, list[str], list[list[Any]]]]
     """(heading, note, columns, rows) of each table behind the claims."""
     against, name = found["against"], found["run"]
     everything = [line for line in found["policies"] if line["category"] == "all"]
+    plain = [line for line in found["metrics"] if not any(_is_table(line.get(side)) for side in ("value", "other"))]
     names = [[line["policy"], f"{line['temperature']:g}", line["measure"]] for line in everything]
     if against is None:
-        metrics = [[line["metric"], line["value"]] for line in found["metrics"]]
+        metrics = [[line["metric"], line["value"]] for line in plain]
         rows = [[*who, line["value"], _interval(line), line["n"]] for who, line in zip(names, everything, strict=True)]
         tables = [("Metrics", "", ["metric", "value"], metrics),
                   ("Policies", "Means over prompts with 95 % intervals.",
                    ["policy", "temperature", "measure", "value", "interval", "prompts"], rows)]
     else:
-        metrics = [[line["metric"], line["value"], line["other"], line["difference"]] for line in found["metrics"]]
+        metrics = [[line["metric"], line["value"], line["other"], line["difference"]] for line in plain]
         rows = [[*who, line["value"], line["other"], line["difference"], _interval(line), _p(line["p"]),
                  "paired" if line["paired"] else "prompts differ", line["n"]] for who, line in zip(names, everything, strict=True)]
         note = (f"{name} less {against}; 95 % intervals over prompts. This says how sure the difference between these two sets of "
@@ -191,10 +192,28 @@ def _tables(found: Mapping) -> list[tuple[str, str, list[str], list[list[Any]]]]
         tables = [("Metrics", "", ["metric", name, against, "difference"], metrics),
                   ("Policies", note, ["policy", "temperature", "measure", name, against, "difference", "interval", "p", "compared",
                                       "prompts"], rows)]
+    tables += [_measured(line, name, against) for line in found["metrics"] if line not in plain]
     time = found["time"]
     hours = [[n, s, time["peak_memory_mb"].get(n, "")] for n, s in time["notebooks"].items()]
     tables.append(("Time", "", ["notebook", "seconds", "peak MB"], [*hours, ["total", time["total_seconds"], ""]]))
     return [table for table in tables if table[3] or table[0] == "Metrics"]
+
+
+def _is_table(value: Any) -> bool:
+    """Whether a metric is rows of plain values, as lessons 05 and 09 record benches, win rates, ratings and the like."""
+    return (isinstance(value, list) and bool(value) and all(isinstance(row, Mapping) for row in value)
+            and not any(isinstance(cell, Mapping | list | tuple) for row in value for cell in row.values()))
+
+
+def _measured(line: Mapping, name: str, against: str | None) -> tuple[str, str, list[str], list[list[Any]]]:
+    """A metric that is a table, with `against` the rows of both runs one below the other."""
+    sides = [(run, line.get(side)) for run, side in ((name, "value"), (against, "other")) if _is_table(line.get(side))]
+    columns = list(dict.fromkeys(column for _, rows in sides for row in rows for column in row))
+    shown = [[run, *(row.get(column) for column in columns)] for run, rows in sides for row in rows]
+    if against is None:
+        return line["metric"], "", columns, [row[1:] for row in shown]
+    lacking = {name, against} - {run for run, _ in sides}
+    return line["metric"], f"Not measured in {lacking.pop()}." if lacking else "", ["run", *columns], shown
 
 
 def markdown(found: Mapping) -> str:

@@ -222,7 +222,7 @@ def _question(soup: BeautifulSoup) -> str:
     """The question on the opening card."""
     for row in soup.select("table tr"):
         cells = row.find_all(["td", "th"])
-        if len(cells) == 2 and cells[0].get_text(strip=True) == "Question":
+        if len(cells) == 2 and cells[0].get_text(strip=True) == "The question":
             return cells[1].get_text(" ", strip=True)
     return ""
 

@@ -17,7 +17,7 @@ from rlhf_kit.views.policy import arm_rows
 def draw_win_rates(rows: Sequence[Mapping]) -> Figure:
     """Win rates against a baseline with 95 % intervals. rows: {name, judge, win_rate, low, high}; one colour a judge."""
     judges = list(dict.fromkeys(row["judge"] for row in rows))
-    known = {"gold": style.TRUTH, "reward model": style.PROXY, "pairwise model": style.PURPLE}
+    known = {"gold": style.TRUTH, "reward model": style.PROXY, "pairwise model": style.PURPLE, "longer wins": style.GREY}
     palette = {**style.colors(judges), **{j: known[j] for j in judges if j in known}}
     marks = style.markers(judges)
     fig, (ax,) = style.figure(width=8.2, height=1.4 + 0.34 * len(rows))
