@@ -143,8 +143,8 @@ def test_what_acts_is_dropped_or_shown_as_text(run):
 def test_formulas_are_drawn_by_the_browser_and_money_is_not_one(run):
     main = soup_of(site.build(run).parent / "00_start.html").main
     drawn = main.find_all("math")
-    assert [m["alttext"] for m in drawn] == ["-\\log\\sigma(x)", "r = \\beta\\log\\tfrac{p}{q}"]
-    assert drawn[1]["display"] == "block" and drawn[1].find("mfrac") and drawn[0].find("mspace") is not None
+    assert [m["alttext"] for m in drawn] == ["x_0", "-\\log\\sigma(x)", "r = \\beta\\log\\tfrac{p}{q}"]
+    assert drawn[2]["display"] == "block" and drawn[2].find("mfrac") and drawn[1].find("mspace") is not None
     assert "costs $5 or $6" in main.get_text() and "$x$" in main.get_text()
 
 
