@@ -17,6 +17,8 @@ PATHS = sorted(notebooks.FOLDER.glob("[0-9][0-9]_*.ipynb"))
 # What stderr may say, line by line and word for word: bitsandbytes, which is no requirement of the kit, on being imported.
 NOISE = {"Failed to load CPU gemm_4bit_forward from kernels-community: No module named 'kernels'. Please make sure you already "
          "`pip install kernels` and the kernels >= 0.11.1"}  # fmt: skip
+# At smoke a policy moves by hundredths of a nat, which is less than a pixel; the words tell the step.
+IN_WORDS = {("force-field", "place in its path")}
 VALUES = {"PROFILE": '"smoke"', "RUN": '"smoke"', "INTERACTIVE": "True"}
 
 
@@ -60,7 +62,8 @@ def test_a_lesson_runs_and_its_controls_move(browser, lessons, artefacts, path):
             if name == "judge":
                 judge(page, view, 20, lessons.runs / "smoke" / "lesson-01" / "my_labels.jsonl")
             else:
-                tried, dead = move_all(view)
+                tried, dead = move_all(view, IN_WORDS)
+                view.screenshot(path=artefacts / f"{path.stem}-{name}.png")
                 assert tried and not dead, f"{name}: of {tried} controls these move nothing: {dead}"
             if name == "chat":
                 ask(view)
