@@ -106,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from rlhf_kit import notebooks, results, runner
+    from rlhf_kit.running import notebooks, results, runner
 
     runner.stop_on_terminate()
     folder = args.notebooks.resolve() if args.notebooks else notebooks.FOLDER
@@ -137,16 +137,16 @@ def main(arguments: list[str] | None = None) -> int:
         if args.command == "run":
             return _run(args)
         if args.command == "sweep":
-            from rlhf_kit.sweep import parse_seeds, sweep
+            from rlhf_kit.running.sweep import parse_seeds, sweep
 
             return sweep(args.experiment, args.profile, parse_seeds(args.seeds), args.jobs)[0]
         if args.command == "report":
-            from rlhf_kit.report import report
+            from rlhf_kit.running.report import report
 
             print(report(args.run, args.against))
             return 0
         if args.command == "export":
-            from rlhf_kit.exporting import export
+            from rlhf_kit.checkpoints.exporting import export
 
             print(f"exported to {export(args.policy, args.out, args.format, dtype=args.dtype, base=args.base)}")
             return 0

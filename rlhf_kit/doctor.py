@@ -13,10 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from rlhf_kit import plan_text, planner, profiles
+from rlhf_kit import profiles
 from rlhf_kit.errors import KitError
 from rlhf_kit.files import PROJECT, project_path
 from rlhf_kit.machine import cpu_bf16, usable_cores
+from rlhf_kit.planning import plan_text, planner
 
 # Gigabytes that a profile needs: memory of the machine, free disk for its run.
 NEEDS = {
@@ -107,7 +108,7 @@ def doctor(
 ) -> tuple[int, str]:
     """(exit status, report); 1 if the asked profile (default: laptop) does not fit or packages are wrong.
 
-    A named profile gets its plan as well (`rlhf_kit.planner`), for the card that it or `card` names; as_json
+    A named profile gets its plan as well (`rlhf_kit.planning.planner`), for the card that it or `card` names; as_json
     gives the plan alone, status 1 if it has problems. KitError for options that need a profile's name.
     """
     if profile_name is None and (overrides or card or as_json):

@@ -53,9 +53,9 @@ def _world_sizes(profile: Profile) -> None:
 
 def _is_here(path: str | None) -> bool:
     """False for a hub id, public set or mixture that is no file or folder here; KitError for what cannot be any."""
-    from rlhf_kit.public_sets import is_named
-    from rlhf_kit.reading import open_source
-    from rlhf_kit.stages_own import local
+    from rlhf_kit.recipe.own import local
+    from rlhf_kit.sources.public_sets import is_named
+    from rlhf_kit.sources.reading import open_source
 
     if not path or is_named(local(path)):
         return False
@@ -65,10 +65,10 @@ def _is_here(path: str | None) -> bool:
 
 def _pairs(profile: Profile) -> str:
     """How many pairs the preference file holds and which rows are left out, with places."""
-    from rlhf_kit.cleaning import REASONS
-    from rlhf_kit.fields import STRUCTURAL
     from rlhf_kit.preferences import BAD_ROWS, examine
-    from rlhf_kit.stages_own import local, pair_fits
+    from rlhf_kit.recipe.own import local, pair_fits
+    from rlhf_kit.sources.cleaning import REASONS
+    from rlhf_kit.sources.fields import STRUCTURAL
 
     data = profile.data
     sets = 1 if data.prompts else 1 + len(prompt_splits(profile))
@@ -103,8 +103,8 @@ def _pairs(profile: Profile) -> str:
 
 def _conversations(profile: Profile) -> list[str]:
     """The files of demonstrations and prompts, where the profile names any."""
-    from rlhf_kit.conversations import load_conversations, load_prompts
-    from rlhf_kit.stages_own import local
+    from rlhf_kit.recipe.own import local
+    from rlhf_kit.sources.conversations import load_conversations, load_prompts
 
     told = []
     for path, load in ((profile.data.sft, load_conversations), (profile.data.prompts, load_prompts)):

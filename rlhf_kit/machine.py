@@ -140,14 +140,14 @@ def _backend(profile: Profile, device: str) -> tuple[str, str, tuple[str, ...]]:
                 "sampling.backend is server and no server is named; give sampling.server or RLHF_KIT_SERVER the URL of "
                 "one (or several) such as http://host:8000"
             )
-        from rlhf_kit.sampling_server import base_url
+        from rlhf_kit.engines.sampling_server import base_url
 
         servers = tuple(dict.fromkeys(base_url(url) for url in servers))
         which = "sampling.server names" if named else "RLHF_KIT_SERVER names"
         return "server", f"{which} {', '.join(servers)}", servers
     if wanted == "vllm":
         if not installed:
-            from rlhf_kit.sampling_vllm import INSTALL
+            from rlhf_kit.engines.sampling_vllm import INSTALL
 
             raise KitError(f"sampling.backend is vllm, and vLLM is not installed here; {INSTALL}, or say auto")
         return "vllm", "the profile asks for it", ()

@@ -7,11 +7,12 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from rlhf_kit import chat, gguf, model_files
+from rlhf_kit import chat
+from rlhf_kit.checkpoints import gguf, model_files
+from rlhf_kit.checkpoints.model_files import resolve_model
+from rlhf_kit.checkpoints.opening import check_loaded, named, quiet_transformers
+from rlhf_kit.checkpoints.weights import weights_hash
 from rlhf_kit.errors import KitError
-from rlhf_kit.model_files import resolve_model
-from rlhf_kit.opening import check_loaded, named, quiet_transformers
-from rlhf_kit.weights import weights_hash
 
 __all__ = [
     "load_policy",

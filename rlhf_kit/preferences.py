@@ -24,15 +24,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlhf_kit.adapters import Pair, adapter_named, refusal, sniff
-from rlhf_kit.cleaning import REASONS, fault, margin_of
 from rlhf_kit.errors import KitError
-from rlhf_kit.fields import STRUCTURAL, BadRow, Row
-from rlhf_kit.public_adapters import GROUPS, PER_PROMPT
-from rlhf_kit.public_sets import PreferencePart, open_preferences
 from rlhf_kit.runs import Ledger
-from rlhf_kit.spill import RowTable, turns_type
-from rlhf_kit.splits import describe, opening_key, prompt_key, prompts_of, split_by_prompt
+from rlhf_kit.sources.adapters import Pair, adapter_named, refusal, sniff
+from rlhf_kit.sources.cleaning import REASONS, fault, margin_of
+from rlhf_kit.sources.fields import STRUCTURAL, BadRow, Row
+from rlhf_kit.sources.public_adapters import GROUPS, PER_PROMPT
+from rlhf_kit.sources.public_sets import PreferencePart, open_preferences
+from rlhf_kit.sources.spill import RowTable, turns_type
+from rlhf_kit.sources.splits import describe, opening_key, prompt_key, prompts_of, split_by_prompt
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -183,7 +183,7 @@ def _resolved(
             name = next((name for name in map(sniff, readable) if name), None)
             if name is None and readable:
                 raise KitError(
-                    f"{one.part.where}: holds {refusal(readable[0])}; rlhf_kit.adapters lists the layouts"
+                    f"{one.part.where}: holds {refusal(readable[0])}; rlhf_kit.sources.adapters lists the layouts"
                 )
             rows = itertools.chain(head, rows)
         yield one, name, rows

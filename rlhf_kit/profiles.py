@@ -171,7 +171,7 @@ class Evaluation(_Section):
 
 class Launch(_Section):
     """How training is started: processes (one a GPU), what they share of the model (see `accelerate launch`), and
-    the card that the planner reckons with (`rlhf_kit.memory.CARDS`)."""
+    the card that the planner reckons with (`rlhf_kit.planning.memory.CARDS`)."""
 
     processes: int = Field(1, gt=0)
     strategy: Literal["none", "ddp", "fsdp2", "zero2", "zero3"] = "none"

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlhf_kit import chat, released
+from rlhf_kit import chat
 from rlhf_kit.batching import by_length, pad
+from rlhf_kit.checkpoints import released
 from rlhf_kit.errors import KitError
 from rlhf_kit.runs import derive_seed
 from rlhf_kit.scoring import check_length, messages_of, same_length
@@ -233,7 +234,7 @@ def open_reward(path, machine, *, like: str | None = None):
 
     if isinstance(path, tuple) or not is_multi_objective(path):
         return BradleyTerry(path, machine, like=like)
-    from rlhf_kit.multi_objective import MultiObjective
+    from rlhf_kit.checkpoints.multi_objective import MultiObjective
 
     return MultiObjective(path, machine)
 

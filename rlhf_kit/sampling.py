@@ -14,11 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_kit import chat, decoding, models
+from rlhf_kit import chat, models
+from rlhf_kit.engines import decoding
+from rlhf_kit.engines.likelihood import kl_rows, kl_to_reference, open_pair, response_logprobs
+from rlhf_kit.engines.shards import Batch, Store, check_temperature, deal
 from rlhf_kit.errors import KitError
-from rlhf_kit.likelihood import kl_rows, kl_to_reference, open_pair, response_logprobs
 from rlhf_kit.runs import derive_seed, stable_hash
-from rlhf_kit.shards import Batch, Store, check_temperature, deal
 
 __all__ = ["kl_rows", "kl_to_reference", "opened", "response_logprobs", "sample"]
 
@@ -122,7 +123,7 @@ def sample(
 
 def _policy_key(policy) -> str:
     """What tells a policy from another in the plan of kept shards: a hash of its weights, a hub id or server name as it is."""
-    from rlhf_kit.weights import weights_hash
+    from rlhf_kit.checkpoints.weights import weights_hash
 
     policy = getattr(policy, "policy", policy)  # of opened engines and servers
     if isinstance(policy, tuple):
@@ -174,11 +175,11 @@ def _look(policy, machine, stack):
 
 def _open_remote(policy, machine, max_length: int):
     if machine.backend == "vllm":
-        from rlhf_kit.sampling_vllm import open_engines
+        from rlhf_kit.engines.sampling_vllm import open_engines
 
         return open_engines(policy, machine, max_length)
     if machine.backend == "server":
-        from rlhf_kit.sampling_server import open_servers
+        from rlhf_kit.engines.sampling_server import open_servers
 
         return open_servers(policy, machine)
     raise KitError(f"unknown sampling backend {machine.backend!r}; one of transformers, vllm, server")

@@ -15,8 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from rlhf_kit import claims, notebooks
+from rlhf_kit import claims
 from rlhf_kit.progress import clock
+from rlhf_kit.running import notebooks
 from rlhf_kit.runs import Run, read_json, records, write_text
 
 STYLE = """

@@ -18,23 +18,14 @@ from typing import Any
 from rlhf_kit.course import Course, finish, model_folder, start
 from rlhf_kit.errors import KitError
 from rlhf_kit.online import Iteration, Steps, loop
-from rlhf_kit.runs import Ledger, Stage, write_rows
-from rlhf_kit.stages_answers import pairs, responses, scorer_of, scores, with_prompts
-from rlhf_kit.stages_best_of_n import best_of_n
-from rlhf_kit.stages_data import assert_disjoint, demonstrations, preferences, prompt_table, prompts
-from rlhf_kit.stages_eval import evaluation, skills, summarise
-from rlhf_kit.stages_judged import (
-    judge_of,
-    label_verdicts,
-    reward_bench,
-    skill_results,
-    skill_tests,
-    verdicts,
-    verdicts_of,
-)
-from rlhf_kit.stages_own import left_out
-from rlhf_kit.stages_policy import dpo, pairwise_model, reward_model, sft
-from rlhf_kit.stages_reward import (
+from rlhf_kit.recipe.answers import pairs, responses, scorer_of, scores, with_prompts
+from rlhf_kit.recipe.best_of_n import best_of_n
+from rlhf_kit.recipe.data import assert_disjoint, demonstrations, preferences, prompt_table, prompts
+from rlhf_kit.recipe.evaluation import evaluation, skills, summarise
+from rlhf_kit.recipe.judged import judge_of, label_verdicts, reward_bench, verdicts, verdicts_of
+from rlhf_kit.recipe.own import left_out
+from rlhf_kit.recipe.policy import dpo, pairwise_model, reward_model, sft
+from rlhf_kit.recipe.reward import (
     label_accuracy,
     pair_fits,
     reward_accuracy_fresh,
@@ -42,6 +33,8 @@ from rlhf_kit.stages_reward import (
     reward_accuracy_on,
     reward_test,
 )
+from rlhf_kit.recipe.skill_tests import skill_results, skill_tests
+from rlhf_kit.runs import Ledger, Stage, write_rows
 
 __all__ = [
     "annotator_pairs", "assert_disjoint", "assert_fixed_reference", "best_of_n", "Course", "demonstrations",

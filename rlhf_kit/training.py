@@ -2,10 +2,10 @@
 
 settings: anything with the attributes of a profile's section (epochs, learning_rate, batch_size, ...).
 machine: device, dtype, autocast_bf16. max_length: tokens of prompt and response together; rows that are longer are
-dropped or cut (`settings.truncation`, see `training_rows`) and counted in `facts`. lora: {r, alpha, dropout, target,
+dropped or cut (`settings.truncation`, see `trainers.rows`) and counted in `facts`. lora: {r, alpha, dropout, target,
 quantization} or None; adapters are then trained and saved in `out/adapter`, and `out` holds the merged model. Each call
-writes `out/` (model, tokenizer, history.json). `rlhf_kit.launch.train` runs the same calls in several processes.
-DPO stands in `training_dpo`.
+writes `out/` (model, tokenizer, history.json). `rlhf_kit.processes.launch.train` runs the same calls in several processes.
+DPO stands in `trainers.dpo`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rlhf_kit import models
 from rlhf_kit.batching import pad
 from rlhf_kit.chat import letter_ids
 from rlhf_kit.errors import KitError
-from rlhf_kit.training_common import (
+from rlhf_kit.trainers.common import (
     KitTrainer,
     Trained,
     choose_attention,
@@ -42,10 +42,10 @@ from rlhf_kit.training_common import (
     trainer_args,
     training_machine,
 )
-from rlhf_kit.training_dpo import train_dpo
-from rlhf_kit.training_lora import finish_lora, float_adapters, load_4bit, lora_config, quantized
-from rlhf_kit.training_packing import check_packing, packed
-from rlhf_kit.training_rows import encode_rows, pairwise_encoder, reward_encoder, sft_encoder
+from rlhf_kit.trainers.dpo import train_dpo
+from rlhf_kit.trainers.lora import finish_lora, float_adapters, load_4bit, lora_config, quantized
+from rlhf_kit.trainers.packing import check_packing, packed
+from rlhf_kit.trainers.rows import encode_rows, pairwise_encoder, reward_encoder, sft_encoder
 
 __all__ = ["Trained", "train_dpo", "train_pairwise", "train_reward", "train_sft"]
 
@@ -78,7 +78,7 @@ def train_sft(
     """Supervised fine-tuning on rows {messages}; the loss is on the assistant's turns, end tokens included.
 
     model_path: a model folder or hub id, or a new model as {hidden_size, layers, heads, tokenizer: folder}.
-    settings.packing: several rows in one sequence of max_length tokens (see `training_packing`); batch_size then counts
+    settings.packing: several rows in one sequence of max_length tokens (see `trainers.packing`); batch_size then counts
     such sequences. Source: paper section 3.1, appendix B.3. KitError for bad paths and rows, and when no row is left.
     """
     begun, out = time.perf_counter(), Path(out)

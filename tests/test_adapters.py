@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_kit import adapters
-from rlhf_kit.adapters import ADAPTERS, Pair, adapter_named, refusal, sniff
 from rlhf_kit.errors import KitError
-from rlhf_kit.fields import BadRow, text_of, transcript_of
-from rlhf_kit.public_adapters import PUBLIC
+from rlhf_kit.sources import adapters
+from rlhf_kit.sources.adapters import ADAPTERS, Pair, adapter_named, refusal, sniff
+from rlhf_kit.sources.fields import BadRow, text_of, transcript_of
+from rlhf_kit.sources.public_adapters import PUBLIC
 
 
 def turns(*texts, system=None):

@@ -12,7 +12,7 @@ import types
 
 import pytest
 
-from rlhf_kit import notebooks
+from rlhf_kit.running import notebooks
 from rlhf_kit.runs import PROJECT
 
 SCRIPT = PROJECT / "scripts" / "colab.py"

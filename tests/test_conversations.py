@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rlhf_kit.conversations import load_conversations, load_prompts
 from rlhf_kit.errors import KitError
+from rlhf_kit.sources.conversations import load_conversations, load_prompts
 
 
 def user(text):
@@ -94,7 +94,7 @@ def test_released_sets_are_found_under_the_root_by_split(tmp_path, monkeypatch):
 def test_only_what_is_asked_for_is_read(tmp_path):
     path = tmp_path / "many.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"q{i}"}) + "\n" for i in range(5)) + "not json\n")
-    from rlhf_kit.conversations import prompt, read
+    from rlhf_kit.sources.conversations import prompt, read
 
     assert [next(rows).place for rows in [read(path, prompt)] for _ in range(3)] == ["line 1", "line 2", "line 3"]
     with pytest.raises(KitError, match="many.jsonl, line 6: is not valid JSON"):

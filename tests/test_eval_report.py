@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from rlhf_kit import claims, cli, results, runs
+from rlhf_kit import claims, cli, runs
 from rlhf_kit.errors import KitError
-from rlhf_kit.report import compare, report
+from rlhf_kit.running import results
+from rlhf_kit.running.report import compare, report
 
 
 def make(name, shift, prompts=60, offset=0, evil=False):

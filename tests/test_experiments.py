@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from rlhf_kit import experiments
 from rlhf_kit.errors import KitError
+from rlhf_kit.running import experiments
 
 
 def result(seed, online, offline, model_seed=None):
@@ -84,8 +84,8 @@ def test_the_recorded_comparison_belongs_to_the_shipped_laptop_profile():
     import json
 
     from rlhf_kit.profiles import load_profile
+    from rlhf_kit.running.sweep import result_key
     from rlhf_kit.runs import PROJECT
-    from rlhf_kit.sweep import result_key
 
     recorded = json.loads((PROJECT / "data/expected/online_vs_offline.json").read_text(encoding="utf-8"))
     assert recorded["key"] == result_key("online_vs_offline", load_profile("laptop"))

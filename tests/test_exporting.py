@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlhf_kit import chat, cli, exporting, gguf_writing, model_card, models, runs
+from rlhf_kit import chat, cli, models, runs
+from rlhf_kit.checkpoints import exporting, gguf_writing, model_card
 from rlhf_kit.errors import KitError
 
 TALK = [{"role": "user", "content": "Tell of a brave bear"}]

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf_kit import chat, gguf, gguf_writing, model_files, models, rewards, sampling
+from rlhf_kit import chat, models, rewards, sampling
+from rlhf_kit.checkpoints import gguf, gguf_writing, model_files
+from rlhf_kit.checkpoints.exporting import greedy
 from rlhf_kit.errors import KitError
-from rlhf_kit.exporting import greedy
 
 TEXTS = ["Who sat? It's 12345 <|eot_id|> naïve ✓", "the brave bear told\n\n a story about 7 stars  and", ""]
 

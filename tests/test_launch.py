@@ -15,10 +15,11 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from rlhf_kit import launch, models, sharding, training
+from rlhf_kit import models, training
 from rlhf_kit.errors import KitError
+from rlhf_kit.processes import launch, sharding
 from rlhf_kit.runs import PROJECT, read_json, read_rows, write_json
-from rlhf_kit.training_batches import LengthBatches, SharedBatches
+from rlhf_kit.trainers.batches import LengthBatches, SharedBatches
 
 LIMIT = 160
 
@@ -169,7 +170,8 @@ def init(self, *args, fsdp_plugin=None, **named):
         state.PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
 state.AcceleratorState.__init__ = init
-from rlhf_kit import training_common, worker
+from rlhf_kit.processes import worker
+from rlhf_kit.trainers import common as training_common
 from torch.distributed.tensor import DTensor
 
 finish = training_common.close
@@ -220,7 +222,8 @@ def _dpo_job(folder, tiny_folder, tiny_rows, machine, settings, **changed):
 BREAKS = """
 import os, sys
 from transformers import TrainerCallback
-from rlhf_kit import training_dpo, worker
+from rlhf_kit.processes import worker
+from rlhf_kit.trainers import dpo as training_dpo
 
 plain = training_dpo.run_trainer
 
@@ -265,13 +268,13 @@ def test_a_wrong_number_of_processes_is_refused(tiny_folder, tiny_rows, machine,
     job = _dpo_job(tmp_path, tiny_folder, tiny_rows, machine, settings)
     env = {**os.environ, "PYTHONPATH": str(PROJECT)}
     env.pop("WORLD_SIZE", None)
-    done = subprocess.run([sys.executable, "-m", "rlhf_kit.worker", str(job)], env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "rlhf_kit.processes.worker", str(job)], env=env, capture_output=True, text=True)
     assert done.returncode == 1
     assert read_json(job.parent / "error-0.json")["message"] == "the job is for 2 processes and 1 were started"
 
 
 def test_a_worker_ends_when_the_one_that_started_it_is_gone(tmp_path):
-    script = "import time; from rlhf_kit import worker; worker._follow([{0}, {1}]); print('on', flush=True); time.sleep(60)"
+    script = "import time; from rlhf_kit.processes import worker; worker._follow([{0}, {1}]); print('on', flush=True); time.sleep(60)"
     parent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     code = script.format(parent.pid, launch._started(parent.pid))
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(PROJECT)})
@@ -476,7 +479,7 @@ def test_a_job_written_by_hand_stands_by_itself(tmp_path):
 
 
 def test_a_schedulers_world_size_is_refused_in_a_sentence(monkeypatch):
-    from rlhf_kit.training_batches import world_size
+    from rlhf_kit.trainers.batches import world_size
 
     monkeypatch.setenv("WORLD_SIZE", "8")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
@@ -485,7 +488,8 @@ def test_a_schedulers_world_size_is_refused_in_a_sentence(monkeypatch):
 
 
 def test_the_planners_card_does_not_change_a_trainings_key(tmp_path):
-    from rlhf_kit import profiles, stages_policy
+    from rlhf_kit import profiles
+    from rlhf_kit.recipe import policy as stages_policy
 
     def key(card):
         profile = SimpleNamespace(launch=profiles.Launch(processes=2, strategy="ddp", card=card))

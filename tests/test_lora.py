@@ -13,10 +13,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rlhf_kit import chat, losses, models, training, training_common, training_dpo, training_lora
+from rlhf_kit import chat, losses, models, training
 from rlhf_kit.errors import KitError
-from rlhf_kit.training_packing import check_packing, packed
-from rlhf_kit.training_rows import dpo_encoder, encode_rows, pairwise_encoder, reward_encoder, sft_encoder
+from rlhf_kit.trainers import common as training_common
+from rlhf_kit.trainers import dpo as training_dpo
+from rlhf_kit.trainers import lora as training_lora
+from rlhf_kit.trainers.packing import check_packing, packed
+from rlhf_kit.trainers.rows import dpo_encoder, encode_rows, pairwise_encoder, reward_encoder, sft_encoder
 
 LIMIT = 160
 LORA = {"r": 4, "alpha": 16}

@@ -87,7 +87,7 @@ def test_impossible_settings(wrong):
 @pytest.mark.parametrize("e", [0.0, 0.1, 0.3, 0.499])
 def test_conservative_dpo_from_two_of_trls_losses(e):
     """The weights of `dpo_loss_args` on TRL's formulas of `sigmoid` and `robust`: loss and gradient in closed form."""
-    from rlhf_kit.training_dpo import dpo_loss_args
+    from rlhf_kit.trainers.dpo import dpo_loss_args
 
     given = dpo_loss_args({"loss": "sigmoid", "label_smoothing": e})
     h = torch.linspace(-6, 6, 25, dtype=torch.float64, requires_grad=True)
@@ -110,9 +110,10 @@ def test_dpo_equals_trl(tiny_folder, tiny_rows, machine, settings, tmp_path, smo
     from datasets import Dataset
     from trl import DPOConfig
 
-    from rlhf_kit import models, training_dpo
-    from rlhf_kit.training_common import trainer_args
-    from rlhf_kit.training_rows import dpo_encoder, encode_rows
+    from rlhf_kit import models
+    from rlhf_kit.trainers import dpo as training_dpo
+    from rlhf_kit.trainers.common import trainer_args
+    from rlhf_kit.trainers.rows import dpo_encoder, encode_rows
 
     settings.label_smoothing, settings.beta = smoothing, 0.3
     policy, tokenizer = models.load_policy(tiny_folder, machine)
@@ -166,8 +167,8 @@ def test_bradley_terry_equals_trl(tiny_folder, tiny_rows, machine, settings, tmp
     from trl import RewardConfig
 
     from rlhf_kit import models, training
-    from rlhf_kit.training_common import trainer_args
-    from rlhf_kit.training_rows import encode_rows, reward_encoder
+    from rlhf_kit.trainers.common import trainer_args
+    from rlhf_kit.trainers.rows import encode_rows, reward_encoder
 
     model, tokenizer = models.new_reward_model(tiny_folder, machine, seed=3)
     with torch.no_grad():
@@ -203,7 +204,7 @@ def test_bradley_terry_equals_trl(tiny_folder, tiny_rows, machine, settings, tmp
 def test_a_rows_margin_does_not_enter_the_reward_loss(tiny_folder, machine, tiny_rows):
     """Public sets carry a margin; TRL would subtract it from the difference, equation 4 of the paper has none."""
     from rlhf_kit import models
-    from rlhf_kit.training_rows import encode_rows, reward_encoder
+    from rlhf_kit.trainers.rows import encode_rows, reward_encoder
 
     tokenizer = models.load_tokenizer(tiny_folder)
     scored = [{**row, "margin": 3.0, "chosen_score": 4.5, "rejected_score": 1.5} for row in tiny_rows.pairs[:4]]
@@ -214,7 +215,7 @@ def test_a_rows_margin_does_not_enter_the_reward_loss(tiny_folder, machine, tiny
 
 def test_encoded_rows_of_different_columns_are_refused(tiny_rows):
     from rlhf_kit.errors import KitError
-    from rlhf_kit.training_rows import encode_rows
+    from rlhf_kit.trainers.rows import encode_rows
 
     with pytest.raises(KitError, match="encoded row 2 has other columns than the first"):
         encode_rows(tiny_rows.pairs[:3], lambda row, number: {"a": 1} | ({"b": 2} if number == 2 else {}), "reward")

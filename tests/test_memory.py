@@ -15,10 +15,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from rlhf_kit import flops, memory
-from rlhf_kit.architectures import RELEASED, Shape, _measure, licence, shape_of
 from rlhf_kit.errors import KitError
-from rlhf_kit.memory import CARDS, GIB, Adapter, Formats
+from rlhf_kit.planning import flops, memory
+from rlhf_kit.planning.architectures import RELEASED, Shape, _measure, licence, shape_of
+from rlhf_kit.planning.memory import CARDS, GIB, Adapter, Formats
 
 SIZES = {
     "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4,

@@ -22,9 +22,11 @@ from test_public_sets import (
     user,
 )
 
-from rlhf_kit import preferences, spill
+from rlhf_kit import preferences
 from rlhf_kit.errors import KitError
-from rlhf_kit.mixtures import (
+from rlhf_kit.preferences import load_with_ledger
+from rlhf_kit.sources import spill
+from rlhf_kit.sources.mixtures import (
     COLUMNS,
     label_share,
     load_mixture,
@@ -32,8 +34,7 @@ from rlhf_kit.mixtures import (
     set_statistics,
     table5,
 )
-from rlhf_kit.preferences import load_with_ledger
-from rlhf_kit.public_sets import MIXTURES, SETS
+from rlhf_kit.sources.public_sets import MIXTURES, SETS
 from rlhf_kit.views.tables import table
 
 

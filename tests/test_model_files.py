@@ -12,7 +12,8 @@ import torch
 import transformers.utils.hub  # noqa: F401  (it keeps the hub's functions as it finds them: before any is replaced here)
 from huggingface_hub import errors
 
-from rlhf_kit import hub, model_files, models, opening, rewards
+from rlhf_kit import hub, models, rewards
+from rlhf_kit.checkpoints import model_files, opening
 from rlhf_kit.errors import KitError
 
 ID = "meta-llama/Meta-Llama-3-8B"

@@ -9,7 +9,7 @@ import sys
 import nbformat
 import pytest
 
-from rlhf_kit import notebooks
+from rlhf_kit.running import notebooks
 from rlhf_kit.runs import PROJECT
 
 PATHS = sorted(notebooks.FOLDER.glob("[0-9][0-9]_*.ipynb"))

@@ -8,9 +8,10 @@ import socket
 
 import pytest
 
-from rlhf_kit import cli, plan_advice, plan_text, planner, profiles
+from rlhf_kit import cli, profiles
 from rlhf_kit.errors import KitError
-from rlhf_kit.memory import CARDS, GIB
+from rlhf_kit.planning import plan_advice, plan_text, planner
+from rlhf_kit.planning.memory import CARDS, GIB
 from rlhf_kit.runs import PROJECT
 
 

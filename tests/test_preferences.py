@@ -10,10 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rlhf_kit.adapters import ADAPTERS
-from rlhf_kit.cleaning import REASONS
 from rlhf_kit.errors import KitError
-from rlhf_kit.fields import STRUCTURAL
 from rlhf_kit.preferences import (
     describe,
     examine,
@@ -22,6 +19,9 @@ from rlhf_kit.preferences import (
     opening_key,
     split_by_prompt,
 )
+from rlhf_kit.sources.adapters import ADAPTERS
+from rlhf_kit.sources.cleaning import REASONS
+from rlhf_kit.sources.fields import STRUCTURAL
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "realdata"
 real_data = pytest.mark.skipif(

@@ -7,8 +7,9 @@ import re
 import pytest
 import yaml
 
-from rlhf_kit import profiles, provenance
+from rlhf_kit import profiles
 from rlhf_kit.errors import KitError
+from rlhf_kit.planning import provenance
 
 OWN = {"model.path": "some/model", "data.preferences": "pairs.jsonl"}
 

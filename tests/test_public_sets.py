@@ -11,13 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rlhf_kit import public_sets
-from rlhf_kit.adapters import ADAPTERS, sniff
 from rlhf_kit.chat import pair_messages
 from rlhf_kit.errors import KitError
-from rlhf_kit.fields import STRUCTURAL, BadRow, Pair
 from rlhf_kit.preferences import REASONS, examine, load_preferences, load_with_ledger
-from rlhf_kit.public_adapters import GROUPS, PUBLIC
+from rlhf_kit.sources import public_sets
+from rlhf_kit.sources.adapters import ADAPTERS, sniff
+from rlhf_kit.sources.fields import STRUCTURAL, BadRow, Pair
+from rlhf_kit.sources.public_adapters import GROUPS, PUBLIC
 
 
 def user(text):

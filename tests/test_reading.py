@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlhf_kit.errors import KitError
-from rlhf_kit.fields import STRUCTURAL
 from rlhf_kit.preferences import load_preferences, load_with_ledger
+from rlhf_kit.sources.fields import STRUCTURAL
 
 
 def pair(number, chosen="yes", rejected="no", **more):
@@ -298,7 +298,7 @@ def test_the_hubs_own_client_gives_rows_of_a_sub_folder(tmp_path, monkeypatch, s
         write(tmp_path / "set" / folder, "test.jsonl", lines([pair(9)]))
     monkeypatch.setattr("rlhf_kit.hub.require", lambda name: None)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    from rlhf_kit.reading import _from_hub
+    from rlhf_kit.sources.reading import _from_hub
 
     rows = list(_from_hub(str(tmp_path / "set"), "train", None, {"data_dir": "good", "streaming": streaming}))
     assert [place for place, _ in rows] == ["row 1", "row 2", "row 3"]

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf_kit import chat, models, released, rewards, sampling
+from rlhf_kit import chat, models, rewards, sampling
+from rlhf_kit.checkpoints import released
+from rlhf_kit.checkpoints.multi_objective import OBJECTIVES, MultiObjective
 from rlhf_kit.errors import KitError
-from rlhf_kit.multi_objective import OBJECTIVES, MultiObjective
 
 FSFAIRX, PAIR = "sfairXC/FsfairX-LLaMA3-RM-v0.1", "RLHFlow/pair-preference-model-LLaMA3-8B"
 PROMPTS = [

@@ -13,8 +13,9 @@ import psutil
 import pytest
 import yaml
 
-from rlhf_kit import cli, notebooks, results, runner, runs, site
+from rlhf_kit import cli, runs, site
 from rlhf_kit.errors import KitError
+from rlhf_kit.running import notebooks, results, runner
 
 PARAMETERS = 'PROFILE = "laptop"\nSEED = 0\nRUN = None\nINTERACTIVE = True\nBETA = 0.1\nROWS: int | None = 5'
 OPEN = "from rlhf_kit import claims, runs\nrun = runs.open_run(RUN)"

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf_kit import chat, decoding, models, sampling
+from rlhf_kit import chat, models, sampling
+from rlhf_kit.engines import decoding
 from rlhf_kit.errors import KitError
 
 

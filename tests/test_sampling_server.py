@@ -15,7 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from rlhf_kit import chat, models, profiles, sampling, sampling_server, shards
+from rlhf_kit import chat, models, profiles, sampling
+from rlhf_kit.engines import sampling_server, shards
 from rlhf_kit.errors import KitError
 
 PROMPTS = [{"prompt_id": f"p{i}", "prompt": [{"role": "user", "content": "moon " * (i + 1)}]} for i in range(6)]

@@ -12,8 +12,9 @@ import types
 
 import pytest
 
-from rlhf_kit import cli, doctor, profiles, runs, sweep
+from rlhf_kit import cli, doctor, profiles, runs
 from rlhf_kit.errors import KitError
+from rlhf_kit.running import sweep
 from rlhf_kit.runs import PROJECT
 
 SETUP = PROJECT / "scripts" / "setup_env.py"
@@ -174,7 +175,7 @@ def test_seeds_are_ranges_and_lists():
 
 @pytest.fixture
 def experiments(tmp_path, monkeypatch):
-    """A stand-in for rlhf_kit.experiments, in this process and in the seeds' own."""
+    """A stand-in for rlhf_kit.running.experiments, in this process and in the seeds' own."""
     source = (
         "import os, types\n"
         "def known(name): return types.SimpleNamespace(shared_models_every=2)\n"
@@ -188,12 +189,12 @@ def experiments(tmp_path, monkeypatch):
     (tmp_path / "stand_in.py").write_text(source)
     (tmp_path / "sitecustomize.py").write_text(
         "import sys, rlhf_kit, stand_in\n"
-        "sys.modules['rlhf_kit.experiments'] = rlhf_kit.experiments = stand_in\n"
+        "sys.modules['rlhf_kit.running.experiments'] = rlhf_kit.running.experiments = stand_in\n"
     )
-    module = types.ModuleType("rlhf_kit.experiments")
+    module = types.ModuleType("rlhf_kit.running.experiments")
     exec(source, module.__dict__)
-    monkeypatch.setitem(sys.modules, "rlhf_kit.experiments", module)
-    monkeypatch.setattr("rlhf_kit.experiments", module, raising=False)
+    monkeypatch.setitem(sys.modules, "rlhf_kit.running.experiments", module)
+    monkeypatch.setattr("rlhf_kit.running.experiments", module, raising=False)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("RLHF_KIT_RUNS", str(tmp_path / "runs"))
     return tmp_path / "runs" / "sweep-toy"
@@ -215,7 +216,8 @@ def test_a_sweep_keeps_finished_seeds_and_summarises(experiments, capsys):
 
 
 def test_reports_show_a_run_alone_and_against_another(tmp_path, monkeypatch, capsys):
-    from rlhf_kit import claims, results
+    from rlhf_kit import claims
+    from rlhf_kit.running import results
 
     monkeypatch.setenv("RLHF_KIT_RUNS", str(tmp_path))
     for name, value in (("one", 1.5), ("two", 1.0)):

@@ -13,7 +13,7 @@ import pytest
 from rlhf_kit import models, online, rewards, stages
 from rlhf_kit.course import base_key
 from rlhf_kit.errors import KitError
-from rlhf_kit.stages_data import disjoint
+from rlhf_kit.recipe.data import disjoint
 
 SMALL = {
     "model.init": None, "model.tokenizer": None, "model.max_length": 400, "data.sft_rows": 48,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlhf_kit import evaluation, rewards, sampling, stages, stages_judged, world
+from rlhf_kit import evaluation, rewards, sampling, stages, world
 from rlhf_kit.errors import KitError
 from rlhf_kit.evaluation.planted import AnnotatorJudge
 from rlhf_kit.evaluation.skills import compare_skills
+from rlhf_kit.recipe import judged, skill_tests
 
 SMALL = {
     "model.init": None, "model.tokenizer": None, "model.max_length": 400, "data.sft_rows": 48, "data.preference_pairs": 48,
@@ -92,8 +93,8 @@ def test_pairs_too_long_for_the_pairwise_model_have_no_verdict(course, monkeypat
         def both_orders(self, prompts, a, b):
             return np.full(len(a), 0.9), np.full(len(a), 0.7)
 
-    monkeypatch.setattr(stages_judged, "pair_fits", lambda course, judge, prompt, a, b: len(a) < 5)
-    judge = stages_judged._ReadablePairs(course, Model())
+    monkeypatch.setattr(judged, "pair_fits", lambda course, judge, prompt, a, b: len(a) < 5)
+    judge = judged._ReadablePairs(course, Model())
     found = judge.compare(["p"] * 3, ["short", "a", "same"], ["b", "b", "same"])
     assert np.isnan(found.preference[0]) and found.preference[1:] == pytest.approx([0.8, 0.5])
     assert found.ledger.dropped == {"too long for the judge": 1}
@@ -198,7 +199,7 @@ def test_skill_tests_take_what_lm_eval_would_take(course, monkeypatch):
 @pytest.mark.parametrize(("text", "found"), [
     ("2 plus 3 is 5. The answer is 5.", "5"), ("The answer is 1 2 3. The answer is 9.", "1 2 3"), ("no number", "[invalid]")])
 def test_answers_are_read_with_the_task_files_pattern(text, found):
-    assert stages_judged._read(r"The answer is ([0-9]+(?: [0-9]+)*)", text) == found
+    assert skill_tests._read(r"The answer is ([0-9]+(?: [0-9]+)*)", text) == found
 
 
 def test_random_is_a_judge_too(course):

@@ -9,10 +9,12 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from rlhf_kit import chat, losses, models, training, training_common, training_dpo
+from rlhf_kit import chat, losses, models, training
 from rlhf_kit.errors import KitError
-from rlhf_kit.training_batches import LengthBatches
-from rlhf_kit.training_rows import as_list, dpo_encoder, encode_rows, pair_of, pairwise_encoder, sft_encoder
+from rlhf_kit.trainers import common as training_common
+from rlhf_kit.trainers import dpo as training_dpo
+from rlhf_kit.trainers.batches import LengthBatches
+from rlhf_kit.trainers.rows import as_list, dpo_encoder, encode_rows, pair_of, pairwise_encoder, sft_encoder
 
 LIMIT = 160
 

@@ -23,7 +23,8 @@ import pytest
 import torch
 from scipy import stats
 
-from rlhf_kit import chat, models, sampling, sampling_server, sampling_vllm
+from rlhf_kit import chat, models, sampling
+from rlhf_kit.engines import sampling_server, sampling_vllm
 from rlhf_kit.errors import KitError
 from rlhf_kit.runs import PROJECT
 

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from rlhf_kit import profiles, sampling, sampling_vllm
+from rlhf_kit import profiles, sampling
+from rlhf_kit.engines import sampling_vllm
 from rlhf_kit.errors import KitError
 
 STAND_IN = '''

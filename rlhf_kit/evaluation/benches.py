@@ -19,8 +19,8 @@ import numpy as np
 from rlhf_kit.errors import KitError
 from rlhf_kit.evaluation.reward_bench import SECTIONS, rewardbench_sections
 from rlhf_kit.evaluation.statistics import cluster_interval
-from rlhf_kit.fields import BadRow, kind_of
 from rlhf_kit.runs import PROJECT, Ledger
+from rlhf_kit.sources.fields import BadRow, kind_of
 
 # hub id, split
 SETS = {"rewardbench": ("allenai/reward-bench", "filtered"), "rewardbench2": ("allenai/reward-bench-2", "test"),
@@ -47,7 +47,7 @@ def load_bench(kind: str, source: Any = None) -> tuple[list[BenchItem], Ledger]:
     lacks a field or holds an empty prompt, too few answers or no text where one belongs ends the loading with its number: a bench with holes is no
     bench.
     """
-    from rlhf_kit.reading import open_source
+    from rlhf_kit.sources.reading import open_source
 
     if kind not in SETS:
         raise KitError(f"unknown bench {kind!r}; known: {', '.join(SETS)}")

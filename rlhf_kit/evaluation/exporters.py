@@ -17,9 +17,9 @@ from typing import Any
 
 from rlhf_kit.errors import KitError
 from rlhf_kit.evaluation.arena_hard import LABELS, style_of
-from rlhf_kit.fields import kind_of
 from rlhf_kit.files import read_json, stable_hash, write_json, write_text
 from rlhf_kit.runs import Ledger
+from rlhf_kit.sources.fields import kind_of
 
 OFFICIAL = {
     "alpaca_eval": """python -m venv side-alpaca && side-alpaca/bin/pip install "alpaca-eval==0.6.6" "scikit-learn<1.10"

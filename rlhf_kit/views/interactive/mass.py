@@ -32,8 +32,8 @@ def answers_over_training(course: Any, iterations: Sequence[Any], prompts: int =
     logps: the log-probability of the whole answer under each policy, in nats.
     """
     from rlhf_kit import stages
+    from rlhf_kit.recipe.answers import SAMPLING, SCORING
     from rlhf_kit.runs import Ledger, write_rows
-    from rlhf_kit.stages_answers import SAMPLING, SCORING
 
     first, last = iterations[0], iterations[-1]
     stages_of = [stages.sft(course), *(one.policy for one in iterations)]

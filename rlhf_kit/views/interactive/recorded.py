@@ -8,8 +8,8 @@ from typing import Any
 def recorded_seeds(experiment: str = "online_vs_offline") -> dict[str, Any] | None:
     """data/expected/<experiment>.json, or None: without the file, and where it belongs to other settings or another world."""
     from rlhf_kit.profiles import load_profile
+    from rlhf_kit.running.sweep import result_key
     from rlhf_kit.runs import PROJECT, read_json
-    from rlhf_kit.sweep import result_key
 
     path = PROJECT / "data" / "expected" / f"{experiment}.json"
     found = read_json(path) if path.is_file() else None

@@ -1,0 +1,1 @@
+"""More than one process: jobs through accelerate, their workers, and rows divided among them."""

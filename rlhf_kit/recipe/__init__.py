@@ -1,0 +1,1 @@
+"""The recipe's stages, a file a subject. `stages` is the face."""

@@ -1,0 +1,78 @@
+"""What a run leaves for others: timings.json, metrics.json, claims.json, the site, the lessons' outputs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import yaml
+
+from rlhf_kit import claims, site
+from rlhf_kit.errors import KitError
+from rlhf_kit.running import notebooks
+from rlhf_kit.runs import PROJECT, Run, environment, read_json, records, shown, write_json, write_text
+
+FIGURE = PROJECT / "data" / "expected" / "summary.png"  # the README shows it
+TIMINGS = PROJECT / "data" / "expected" / "timings.yaml"
+
+
+def write_results(run: Run) -> list[dict]:
+    """Writes timings.json, metrics.json and claims.json from the run's records; returns the claims."""
+    executed = {n: r["value"] for n, r in records(run, "executed").items()}
+    stages: dict[str, float] = {}
+    for manifest in sorted(run.path.glob("*-*/manifest.json")):
+        stages[manifest.parent.name] = read_json(manifest)["seconds"]
+    write_json(
+        run.path / "timings.json",
+        {
+            "notebooks": {n: e["seconds"] for n, e in executed.items()},
+            "total_seconds": round(sum(e["seconds"] for e in executed.values()), 1),
+            "stages": stages,
+            "peak_memory_mb": {n: e["peak_memory_mb"] for n, e in executed.items()},
+            "environment": environment(),
+        },
+    )
+    write_json(run.path / "metrics.json", {n: r["value"] for n, r in records(run, "metrics").items()})
+    found = claims.collect(run)
+    write_json(run.path / "claims.json", found)
+    return found
+
+
+def conclude(run: Run) -> int:
+    """Writes the results and the site, prints the claims; 1 if a claim is outside its band."""
+    found = write_results(run)
+    index = site.build(run)
+    print(f"\n{claims.table(found)}\n\nsite: {shown(index)}", flush=True)
+    outside = [c["id"] for c in found if c["status"] == "outside"]
+    if outside:
+        print(f"outside their bands: {', '.join(outside)}", flush=True)
+    return 1 if outside else 0
+
+
+def store_outputs(run: Run, folder: Path = notebooks.FOLDER) -> list[Path]:
+    """Copies the run's executed notebooks, cleaned, over the lessons in `folder`, and the README's figure."""
+    stored = []
+    for name in records(run, "executed"):
+        executed = run.path / "notebooks" / f"{name}.ipynb"
+        if executed.is_file() and (folder / executed.name).is_file():
+            notebooks.clean(executed, folder / executed.name)
+            stored.append(folder / executed.name)
+    if not stored:
+        raise KitError(f"run {run.name} holds no executed notebooks to store")
+    figure = run.path / "figures" / FIGURE.name
+    if figure.is_file() and folder == notebooks.FOLDER:
+        shutil.copyfile(figure, FIGURE)
+    return stored
+
+
+def store_timings(run: Run, profile: str, path: Path = TIMINGS) -> None:
+    """Puts the run's seconds by notebook into data/expected/timings.yaml, from which `expected` is shown.
+
+    A notebook that found stages made by an earlier execution keeps its old entry: its seconds say nothing.
+    """
+    known = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None) or {}
+    old, executed = known.get(profile) or {}, {n: r["value"] for n, r in records(run, "executed").items()}
+    whole = [n for n, e in executed.items() if n not in old or sum(e["stages"].values()) > old[n] / 2]
+    known[profile] = {**old, **{n: round(executed[n]["seconds"]) for n in whole}}
+    head = "# Measured seconds by profile and notebook; written by `make notebooks`.\n"
+    write_text(path, head + yaml.safe_dump(known, sort_keys=True))

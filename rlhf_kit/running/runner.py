@@ -1,0 +1,306 @@
+"""Runs the course headlessly: notebooks in order through papermill, each in a process of its own.
+
+A notebook counts as done when every code cell ran, no cell shows an error, and the closing record that its
+last cell writes is there and new. Finished notebooks carry a content key; with nothing changed they are not
+executed again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlhf_kit import inputs, profiles
+from rlhf_kit.errors import KitError
+from rlhf_kit.files import locked
+from rlhf_kit.machine import child_environment
+from rlhf_kit.progress import Display, Events, clock
+from rlhf_kit.running import notebooks
+from rlhf_kit.running.notebooks import Notebook
+from rlhf_kit.running.results import TIMINGS, conclude
+from rlhf_kit.runs import (
+    PROJECT,
+    Run,
+    environment,
+    open_run,
+    read_json,
+    record,
+    records,
+    shown,
+    write_json,
+    write_text,
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says; see `python -m rlhf_kit run --help`."""
+
+    profile: str = profiles.DEFAULT
+    run: str | None = None
+    seed: int = 0
+    only: str | None = None
+    start: str | None = None
+    params: dict[str, str] = field(default_factory=dict)
+    sets: dict[str, Any] = field(default_factory=dict)
+    folder: Path = notebooks.FOLDER
+    again: bool = False
+
+
+def default_run(profile: str, seed: int) -> str:
+    """`laptop` for seed 0, `laptop-seed3` for another."""
+    return profile if seed == 0 else f"{profile}-seed{seed}"
+
+
+def run_course(options: Options) -> tuple[int, Run]:
+    """Runs the chosen notebooks and writes timings.json, metrics.json, claims.json and site/ of the run.
+
+    Returns (exit status, run): 0, or 1 when a notebook failed or a claim is outside its band. KitError,
+    before anything starts, for an unknown profile, notebook or parameter, a wrong type, a model or file of
+    yours that cannot be used, or a run that is being run.
+    """
+    if options.seed < 0:
+        raise KitError(f"--seed {options.seed}: the seed must be 0 or more")
+    books = notebooks.select(options.folder, options.only, options.start)
+    profile = profiles.load_profile(options.profile, options.sets)
+    injected = notebooks.check_parameters(books, options.params)
+    machine = profiles.resolve(profile)
+    told = inputs.check(profile)
+    if options.sets and profile.data.kind == "world":
+        # bands were recorded for the shipped values, so a changed profile must not be judged by them
+        profile = profile.model_copy(update={"name": f"{profile.name}-changed"})
+    name = options.run or default_run(profile.name, options.seed)
+    run = open_run(name)
+    print("\n".join(told), end="\n" if told else "", flush=True)
+    with locked(run.path / ".locks" / "runner", f"run {name}", wait=False):
+        given = options.profile
+        if options.sets:
+            given = str(run.path / "profile.yaml")
+            write_text(given, yaml.safe_dump(profile.model_dump(mode="json"), sort_keys=False))
+        elif profiles.project_path(given).is_file():
+            given = str(profiles.project_path(given).resolve())
+        for book in books:
+            common = {"PROFILE": given, "SEED": options.seed, "RUN": name, "INTERACTIVE": False}
+            common = {k: v for k, v in common.items() if k in book.parameters}
+            injected[book.name] = {**common, **injected[book.name]}
+        shared = (
+            profile.model_dump(mode="json"),
+            notebooks.code_key(),
+            environment()["versions"],
+            [notebooks.local_key(path) for path in profiles.sources(profile)],
+        )
+        status = _execute_all(run, books, injected, shared, _child_env(run, profile, machine), options.again)
+        status = max(status, conclude(run))
+    return status, run
+
+
+def _child_env(run: Run, profile: profiles.Profile, machine: profiles.Machine) -> dict[str, str]:
+    return {
+        **os.environ,
+        **child_environment(machine.threads, offline=not profiles.needs_hub(profile)),
+        "RLHF_KIT_RUNS": str(run.path.parent),
+        "TQDM_MININTERVAL": "10",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
+
+
+def expected_seconds(run: Run, profile: str) -> dict[str, float]:
+    """Seconds by notebook: of this run's earlier executions, else of the shipped timings of the profile."""
+    known: dict[str, float] = {}
+    if TIMINGS.is_file():
+        known.update((yaml.safe_load(TIMINGS.read_text(encoding="utf-8")) or {}).get(profile) or {})
+    return known | {n: r["value"]["seconds"] for n, r in records(run, "executed").items()}
+
+
+def _execute_all(
+    run: Run,
+    books: list[Notebook],
+    injected: dict[str, dict],
+    shared: tuple,
+    env: dict[str, str],
+    again: bool,
+) -> int:
+    names = [b.name for b in books]
+    display = Display(names, expected_seconds(run, shared[0]["name"]))
+    display.line(f"run {run.name}: {len(books)} notebook(s) -> {shown(run.path)}")
+    for book in books:
+        key = notebooks.content_key(book, injected[book.name], *shared)
+        display.name = book.name
+        if not again and _is_done(run, book, key):
+            display.done("found (nothing changed)")
+            continue
+        problem = execute(run, book, injected[book.name], key, env, display)
+        if problem:
+            display.done(f"FAILED: {problem}")
+            display.line(f"        log: {shown(_log(run, book))}; the same command continues here")
+            return 1
+    return 0
+
+
+def _log(run: Run, book: Notebook) -> Path:
+    return run.path / "logs" / f"{book.name}.log"
+
+
+def _is_done(run: Run, book: Notebook, key: str) -> bool:
+    executed = records(run, "executed").get(book.name)
+    return bool(
+        executed
+        and executed["value"]["key"] == key
+        and book.name in records(run, "finished")
+        and (run.path / "notebooks" / book.path.name).is_file()
+    )
+
+
+def _forget(run: Run, name: str) -> None:
+    """Removes what an earlier execution of a notebook recorded, so that nothing stale is collected."""
+    for kind in ("finished", "executed"):
+        (run.path / "records" / kind / f"{name}.json").unlink(missing_ok=True)
+    for path in (run.path / "records").glob("*/*.json"):
+        if read_json(path).get("notebook") == name:
+            path.unlink()
+
+
+def _kill(process: subprocess.Popen) -> None:
+    """Ends the executing process and its kernel."""
+    import psutil
+
+    try:
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for member in family:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            continue
+    process.wait()
+
+
+def _memory_mb(pid: int) -> float:
+    """Resident memory of a process's descendants now, in megabytes."""
+    import psutil
+
+    total = 0
+    try:
+        for child in psutil.Process(pid).children(recursive=True):
+            try:
+                total += child.memory_info().rss
+            except psutil.Error:
+                continue
+    except psutil.Error:
+        return 0.0
+    return total / 2**20
+
+
+def execute(
+    run: Run, book: Notebook, parameters: dict, key: str, env: dict[str, str], display: Display
+) -> str | None:
+    """Executes one notebook into the run; None if it is done, else the sentence that says why not."""
+    folder = run.path / "notebooks"
+    folder.mkdir(exist_ok=True)
+    _log(run, book).parent.mkdir(exist_ok=True)
+    output, partial = folder / book.path.name, folder / f".partial-{book.path.name}"
+    result, spec = folder / f".partial-{book.name}.result", folder / f".partial-{book.name}.spec"
+    for path in (output, partial, result, folder / f"{book.name}.failed.ipynb"):
+        path.unlink(missing_ok=True)
+    _forget(run, book.name)
+    write_json(
+        spec,
+        {
+            "source": str(book.path),
+            "output": str(partial),
+            "result": str(result),
+            "cwd": str(book.path.parent),
+            "parameters": parameters,
+        },
+    )
+    events = Events(run.path / "events.jsonl")
+    display.start(book.name)
+    started, peak, stages = time.monotonic(), 0.0, {}
+    with open(_log(run, book), "wb") as handle:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rlhf_kit.running.execute", str(spec)],
+            stdout=handle,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            cwd=book.path.parent,
+            env={**env, "RLHF_KIT_NOTEBOOK": book.name},
+            start_new_session=True,  # Ctrl-C reaches the runner alone, which then ends things in order
+        )
+        try:
+            while process.poll() is None:
+                time.sleep(0.3)
+                peak = max(peak, _memory_mb(process.pid))
+                new = events.new()
+                stages.update({f"{e['stage']}-{e['key']}": e["seconds"] for e in new if e["event"] == "made"})
+                display.events(new)
+                display.tick()
+        except BaseException:
+            _kill(process)
+            raise
+    new = events.new()
+    stages.update({f"{e['stage']}-{e['key']}": e["seconds"] for e in new if e["event"] == "made"})
+    display.events(new)
+    seconds = round(time.monotonic() - started, 1)
+    outcome = (
+        read_json(result)
+        if result.is_file()
+        else {"status": "failed", "message": "the executing process died"}
+    )
+    problem = _problem(run, book, partial, outcome)
+    if problem:
+        if partial.is_file():
+            os.replace(partial, folder / f"{book.name}.failed.ipynb")
+        return problem
+    peak = max(peak, records(run, "finished")[book.name]["value"].get("peak_memory_mb") or 0.0)
+    os.replace(partial, output)
+    spec.unlink()
+    result.unlink()
+    record(
+        run,
+        "executed",
+        book.name,
+        {
+            "key": key,
+            "seconds": seconds,
+            "peak_memory_mb": round(peak),
+            "stages": stages,
+            "parameters": parameters,
+        },
+    )
+    display.done(f"done in {clock(seconds)}, peak {peak / 1024:.1f} GB")
+    return None
+
+
+def _problem(run: Run, book: Notebook, executed: Path, outcome: dict) -> str | None:
+    """Why an execution does not count, judged by what it produced."""
+    if outcome["status"] == "dead":
+        place = notebooks.died_in(executed) or "an unknown cell"
+        return f"the kernel died in {place}; a kernel that is killed has often run out of memory"
+    wrong = notebooks.what_went_wrong(executed)
+    if wrong:
+        return wrong if executed.is_file() else f"{wrong}: {outcome['message']}"
+    if outcome["status"] != "ok":
+        return outcome["message"]
+    if book.name not in records(run, "finished"):
+        return "it ran, but its last cell left no closing record (`stages.finish(course, ...)`)"
+    return None
+
+
+def stop_on_terminate() -> None:
+    """Lets SIGTERM end a run as Ctrl-C does: the kernel is ended, and everything finished stays."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
