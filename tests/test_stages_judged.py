@@ -102,6 +102,21 @@ def test_pairs_too_long_for_the_pairwise_model_have_no_verdict(course, monkeypat
     assert np.isnan(nothing.preference).all() and nothing.ledger.rows_out == 0
 
 
+def test_an_answer_that_meets_many_is_scored_once():
+    class Counting:
+        name, asked = "counting", 0
+
+        def score(self, prompts, responses):
+            self.asked += len(responses)
+            return np.array([len(text) for text in responses], dtype=np.float32)
+
+    inner = Counting()
+    scorer = judged._Remembering(inner)
+    assert scorer.score(["p", "p", "q"], ["aa", "aa", "aa"]).tolist() == [2, 2, 2] and inner.asked == 2
+    assert scorer.score(["q", "p"], ["aa", "b"]).tolist() == [2, 1] and inner.asked == 3 and scorer.name == "counting"
+    assert len(scorer.score([], [])) == 0
+
+
 def test_your_own_data_has_no_planted_judge_bench_or_skill_test(course, monkeypatch):
     own = course.profile.model_copy(update={"data": course.profile.data.model_copy(update={"kind": "file"})})
     elsewhere = type(course)(own, course.machine, course.run, 0, 0)

@@ -13,6 +13,7 @@ from rlhf_kit.recipe.answers import SCORING, scorer_inputs, scorer_of
 from rlhf_kit.recipe.data import preferences, prompt_table
 from rlhf_kit.recipe.reward import pair_fits
 from rlhf_kit.runs import Ledger, Stage, write_json, write_rows
+from rlhf_kit.scoring import messages_of
 
 RULES = ("longer", "shorter")
 JUDGING = ("recipe/judged", "evaluation/judges", "evaluation/planted", "evaluation/arena_hard")
@@ -39,7 +40,23 @@ def judge_of(course: Course, judge: str | Mapping[str, float], model: Stage | No
     if judge in RULES:
         return evaluation.RuleJudge(getattr(evaluation, judge))
     scorer = scorer_of(course, judge, model)
-    return _ReadablePairs(course, scorer) if judge == "pairwise" else evaluation.ScalarJudge(scorer)
+    return _ReadablePairs(course, scorer) if judge == "pairwise" else evaluation.ScalarJudge(_Remembering(scorer))
+
+
+class _Remembering:
+    """A scorer that is asked once for each prompt and answer: the baseline's answers meet every policy's."""
+
+    def __init__(self, scorer: Any):
+        self.scorer, self.name = scorer, scorer.name
+        self.known: dict[tuple[str, str], float] = {}
+
+    def score(self, prompts: Sequence, responses: Sequence[str]) -> np.ndarray:
+        keys = [(repr(messages_of(prompt)), text) for prompt, text in zip(prompts, responses, strict=True)]
+        new = {key: place for place, key in enumerate(keys) if key not in self.known}
+        if new:
+            found = self.scorer.score([prompts[i] for i in new.values()], [responses[i] for i in new.values()])
+            self.known |= {key: float(value) for key, value in zip(new, found, strict=True)}
+        return np.array([self.known[key] for key in keys])
 
 
 class _ReadablePairs:
