@@ -7,3 +7,6 @@ __version__ = "0.1.0"
 # Idle OpenMP threads of PyTorch on Linux spin for a moment and then sleep. At the default they spin for long, and a
 # second busy process on the machine then slows a training down many times over. Read when PyTorch is first imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+# Read when huggingface_hub is first imported, which TRL and transformers do.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

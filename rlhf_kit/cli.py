@@ -1,4 +1,4 @@
-"""The command line: `python -m rlhf_kit run|sweep|report|doctor|export`."""
+"""The command line: `python -m rlhf_kit run|sweep|report|site|doctor|export`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m rlhf_kit", description="Online RLHF as a course of notebooks."
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="run|sweep|report|doctor|export")
+    commands = top.add_subparsers(dest="command", required=True, metavar="run|sweep|report|site|doctor|export")
 
     run = commands.add_parser("run", help="execute the notebooks of the course headlessly")
     run.add_argument("--profile", default="laptop", help="a profile's name or a YAML file (default: laptop)")
@@ -85,6 +85,10 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--run", required=True)
     report.add_argument("--against", metavar="RUN", help="another run to compare with")
 
+    pages = commands.add_parser("site", help="a run's pages in a folder of your own, to publish on any static host")
+    pages.add_argument("--run", required=True)
+    pages.add_argument("--out", required=True, type=Path, help="a new or empty folder, or that of an earlier site")
+
     doctor = commands.add_parser(
         "doctor", help="what this machine can do, which profile fits, what is missing"
     )
@@ -106,10 +110,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from rlhf_kit.running import notebooks, results, runner
+    from rlhf_kit.running import cards, notebooks, results, runner
 
     runner.stop_on_terminate()
     folder = args.notebooks.resolve() if args.notebooks else notebooks.FOLDER
+    if args.store_outputs and "EXERCISES=solution" in args.param:
+        raise KitError("--store-outputs would store the solutions in the lessons; leave --param EXERCISES=solution out")
     status, run = runner.run_course(
         runner.Options(
             profile=args.profile,
@@ -127,6 +133,8 @@ def _run(args: argparse.Namespace) -> int:
         for path in results.store_outputs(run, folder):
             print(f"stored {path.name}")
         results.store_timings(run, args.profile)
+        if folder == notebooks.FOLDER:
+            cards.stamp(folder)  # the times in the opening cards
     return status
 
 
@@ -144,6 +152,11 @@ def main(arguments: list[str] | None = None) -> int:
             from rlhf_kit.running.report import report
 
             print(report(args.run, args.against))
+            return 0
+        if args.command == "site":
+            from rlhf_kit import site
+
+            print(f"site: {site.publish(args.run, args.out)}")
             return 0
         if args.command == "export":
             from rlhf_kit.checkpoints.exporting import export

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
@@ -23,6 +24,12 @@ except ImportError:  # Windows: the kit runs there under WSL; without fcntl ther
     fcntl = None
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+
+def tool(name: str) -> str:
+    """A program as the reader types it in the project's folder: .venv/bin/NAME where Python runs from there, else NAME."""
+    own = Path(sys.prefix).resolve() == (PROJECT / ".venv").resolve()
+    return f".venv/bin/{name}" if own else name
 
 
 # ---------------------------------------------------------------- keys and seeds

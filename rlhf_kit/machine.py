@@ -9,9 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_kit.errors import KitError
+from rlhf_kit.openai_client import named_servers
 
 if TYPE_CHECKING:
     from rlhf_kit.profiles import Profile
+
+INSTALL_VLLM = (
+    "install it with `.venv/bin/pip install -r requirements-gpu.txt` beside an NVIDIA GPU, or with "
+    "`python3 scripts/setup_env.py --vllm` on a Linux x86_64 machine without one"
+)
 
 
 @dataclass(frozen=True)
@@ -131,25 +137,19 @@ def resolve(profile: Profile) -> Machine:
 def _backend(profile: Profile, device: str) -> tuple[str, str, tuple[str, ...]]:
     """(sampling backend, why, URLs of servers); KitError when the wanted one is not there."""
     wanted, named = profile.sampling.backend, profile.sampling.server
-    given = named if named else os.environ.get("RLHF_KIT_SERVER", "")
-    servers = tuple((given if isinstance(given, str) else " ".join(given)).replace(",", " ").split())
     installed = find_spec("vllm") is not None
     if wanted == "server" or (wanted == "auto" and named):
+        servers = named_servers(named or os.environ.get("RLHF_KIT_SERVER", ""))
         if not servers:
             raise KitError(
                 "sampling.backend is server and no server is named; give sampling.server or RLHF_KIT_SERVER the URL of "
                 "one (or several) such as http://host:8000"
             )
-        from rlhf_kit.engines.sampling_server import base_url
-
-        servers = tuple(dict.fromkeys(base_url(url) for url in servers))
         which = "sampling.server names" if named else "RLHF_KIT_SERVER names"
         return "server", f"{which} {', '.join(servers)}", servers
     if wanted == "vllm":
         if not installed:
-            from rlhf_kit.engines.sampling_vllm import INSTALL
-
-            raise KitError(f"sampling.backend is vllm, and vLLM is not installed here; {INSTALL}, or say auto")
+            raise KitError(f"sampling.backend is vllm, and vLLM is not installed here; {INSTALL_VLLM}, or say auto")
         return "vllm", "the profile asks for it", ()
     if wanted == "transformers":
         return "transformers", "the profile asks for it", ()

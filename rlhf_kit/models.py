@@ -95,7 +95,7 @@ def _is_classifier(config) -> bool:
 
 
 def _is_gated(config) -> bool:
-    """A multi-objective model with a gate (ArmoRM), which `multi_objective` opens."""
+    """A multi-objective model with a gate (ArmoRM), which `checkpoints.multi_objective` opens."""
     return any(name.endswith("RewardModelWithGating") for name in config.architectures or [])
 
 
@@ -194,7 +194,7 @@ def is_multi_objective(path: str | Path) -> bool:
 
 
 def load_gated(path: str | Path, machine, architecture):
-    """(multi-objective reward model of the class `architecture`, its tokenizer); see `multi_objective`."""
+    """(multi-objective reward model of the class `architecture`, its tokenizer); see `checkpoints.multi_objective`."""
     where = resolve_model(path)
     options = model_files.check(where)
     if not _is_gated(_config(where, **options)):
@@ -303,6 +303,10 @@ def save_model(model, tokenizer, folder: str | Path, state_dict: Mapping | None 
             os.replace(partial, folder)
         else:
             (folder / "config.json").unlink(missing_ok=True)
+            # Weights of an earlier model in files of other names would be opened in place of these, its adapter trained on.
+            for stale in folder.glob("*.safetensors*"):
+                stale.unlink()
+            shutil.rmtree(folder / "adapter", ignore_errors=True)
             for file in sorted(partial.iterdir(), key=lambda f: f.name == "config.json"):
                 os.replace(file, folder / file.name)
     finally:

@@ -1,4 +1,4 @@
-"""The standard preference format: reading and cleaning with a ledger, and (from `splits`) splits by prompt.
+"""The standard preference format: reading and cleaning with a ledger, and (from `sources.splits`) splits by prompt.
 
 A row of the standard format is one comparison (arXiv 2405.07863 section 2; as in RLHFlow's data sets):
 
@@ -70,9 +70,9 @@ def load_with_ledger(source: Any, adapter: str = "auto", **options: Any) -> tupl
 
     source: a .jsonl, .json, .csv (each also .gz or .xz) or .parquet file, a folder of them, a `datasets.Dataset`,
     a list of dicts, a hub id "owner/name", or a public set or mixture by name ("shp", "mix2"; see
-    `public_sets`, and `mixtures` for a mixture's statistics). adapter: a name of `adapters.ADAPTERS`, or "auto":
-    a public set's own adapter and filter, else the layout that each file's first rows have. options: those of
-    `examine`. A row counts as one comparison, except where it holds several answers and all pairs are made.
+    `sources.public_sets`, and `sources.mixtures` for a mixture's statistics). adapter: a name of
+    `sources.adapters.ADAPTERS`, or "auto": a public set's own adapter and filter, else the layout that each file's
+    first rows have. options: those of `examine`. A row counts as one comparison, except where it holds several answers and all pairs are made.
     Rows beyond 256 MiB go to a temporary file, so that memory stays bounded. Raises KitError for an unreadable
     source or row, an unknown layout, unpaired data, no row left.
     """
@@ -121,7 +121,7 @@ def examine(
     split). min_margin: least difference of scores, for rows that have scores. max_characters: longest
     conversation, in characters of all its turns. per_prompt: at most so many pairs of one prompt, the first ones
     (SHP's own rule, 5, holds without it). limit: stops after so many usable pairs: the first ones, so that of a
-    set in the order of its sources they are no fair sample. root, standard: see `public_sets.open_preferences`.
+    set in the order of its sources they are no fair sample. root, standard: see `sources.public_sets.open_preferences`.
     streaming: hub rows come over the network as they are read, and none is kept on disk. seen, seen_as: fingerprints
     of the pairs kept before, of other sources, and the name that this source's are kept under.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rlhf_kit.errors import KitError
+from rlhf_kit.openai_client import named_servers
 
 if TYPE_CHECKING:
     from rlhf_kit.profiles import Profile
@@ -88,6 +89,11 @@ def _launch(profile: Profile, where: str) -> None:
         )
     if sampling.server is not None and not sampling.server:
         raise KitError(f"{where}: sampling.server is empty; give addresses, or null")
+    if sampling.server:
+        try:
+            named_servers(sampling.server)  # now: an address with a password or a key must not get into a plan or a manifest
+        except KitError as error:
+            raise KitError(f"{where}: sampling.server: {error}") from None
     for name in ("sft", "reward", "pairwise", "dpo"):
         section = getattr(profile, name)
         micro = section.micro_batch_size or 1

@@ -23,6 +23,7 @@ from rlhf_kit.recipe.best_of_n import best_of_n
 from rlhf_kit.recipe.data import assert_disjoint, demonstrations, preferences, prompt_table, prompts
 from rlhf_kit.recipe.evaluation import evaluation, skills, summarise
 from rlhf_kit.recipe.judged import judge_of, label_verdicts, reward_bench, verdicts, verdicts_of
+from rlhf_kit.recipe.mass import answers_over_training
 from rlhf_kit.recipe.own import left_out
 from rlhf_kit.recipe.policy import dpo, pairwise_model, reward_model, sft
 from rlhf_kit.recipe.reward import (
@@ -37,7 +38,7 @@ from rlhf_kit.recipe.skill_tests import skill_results, skill_tests
 from rlhf_kit.runs import Ledger, Stage, write_rows
 
 __all__ = [
-    "annotator_pairs", "assert_disjoint", "assert_fixed_reference", "best_of_n", "Course", "demonstrations",
+    "annotator_pairs", "answers_over_training", "assert_disjoint", "assert_fixed_reference", "best_of_n", "Course", "demonstrations",
     "dpo", "evaluation", "finish", "Iteration", "judge_of", "label_accuracy", "label_verdicts", "left_out", "model_folder", "offline",
     "online", "pair_fits", "pairs", "pairwise_model", "preferences", "prompt_table", "prompts", "responses",
     "reward_accuracy_fresh", "reward_accuracy_heldout", "reward_accuracy_on", "reward_bench", "reward_model", "reward_test",

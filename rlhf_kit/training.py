@@ -10,10 +10,6 @@ DPO stands in `trainers.dpo`.
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -29,21 +25,11 @@ from rlhf_kit import models
 from rlhf_kit.batching import pad
 from rlhf_kit.chat import letter_ids
 from rlhf_kit.errors import KitError
-from rlhf_kit.trainers.common import (
-    KitTrainer,
-    Trained,
-    choose_attention,
-    finish,
-    max_length_of,
-    run_trainer,
-    setting,
-    sharded,
-    tells_memory,
-    trainer_args,
-    training_machine,
-)
+from rlhf_kit.trainers.arguments import choose_attention, max_length_of, setting, trainer_args
+from rlhf_kit.trainers.common import KitTrainer, Trained, finish, run_trainer, sharded, training_machine
 from rlhf_kit.trainers.dpo import train_dpo
 from rlhf_kit.trainers.lora import finish_lora, float_adapters, load_4bit, lora_config, quantized
+from rlhf_kit.trainers.memory import tells_memory
 from rlhf_kit.trainers.packing import check_packing, packed
 from rlhf_kit.trainers.rows import encode_rows, pairwise_encoder, reward_encoder, sft_encoder
 

@@ -8,11 +8,16 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from browser_kit import artefacts, browser, lab  # noqa: F401  fixtures
 
+PROJECT = Path(__file__).resolve().parents[1]
 STORIES = Path(__file__).resolve().parents[1].parent / "shared" / "realdata" / "stories260K" / "hf"
 
 TEMPLATE = (
@@ -21,6 +26,27 @@ TEMPLATE = (
     "{%- else -%}{{- '<user>' + message['content'] + '<end>' -}}{%- endif -%}{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<assistant>' -}}{%- endif -%}"
 )
+
+
+@pytest.fixture(scope="session")
+def smoke_course(tmp_path_factory) -> SimpleNamespace:
+    """The whole course executed at smoke, once for all tests: command, its result (None if it was found), run, environment.
+
+    RLHF_KIT_SMOKE_RUN names a finished smoke run (its folder is called `smoke`) to be copied instead of making one.
+    """
+    from rlhf_kit.files import locked
+
+    root = tmp_path_factory.getbasetemp()
+    root = (root.parent if os.environ.get("PYTEST_XDIST_WORKER") else root) / "smoke-course"
+    env = {**os.environ, "RLHF_KIT_RUNS": str(root)}
+    command = [sys.executable, "-m", "rlhf_kit", "run", "--profile", "smoke"]
+    done, finished = None, root / "smoke" / "claims.json"
+    with locked(root / ".lock", "the smoke course of the tests"):
+        if os.environ.get("RLHF_KIT_SMOKE_RUN"):
+            shutil.copytree(os.environ["RLHF_KIT_SMOKE_RUN"], root / "smoke", dirs_exist_ok=True)
+        elif not finished.is_file():
+            done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=1500)
+    return SimpleNamespace(command=command, done=done, run=root / "smoke", env=env)
 
 
 @pytest.fixture(scope="session")

@@ -302,7 +302,7 @@ def test_a_redirect_and_a_broken_server_end_with_one_sentence(tmp_path):
                 judge(url, tmp_path).compare(ASK, ["a"], ["b"])
         assert len(seen) == 4
     with server(lambda body, n: (200, {}, "<html>")) as (url, _):
-        with pytest.raises(KitError, match="no chat completion"):
+        with pytest.raises(KitError, match="no answer to /chat/completions"):
             judge(url, tmp_path).compare(ASK, ["a"], ["b"])
     with pytest.raises(KitError, match="could not be reached"):
         judge("http://127.0.0.1:9", tmp_path).compare(ASK, ["a"], ["b"])
@@ -312,9 +312,10 @@ def test_a_redirect_and_a_broken_server_end_with_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize(("url", "message"), [
-    ("ftp://x", "no http address"), ("http://h:xx/v1", "no http address"), ("http://h:70000/v1", "no http address"),
-    ("http://h:0/v1", "no http address"), ("http://[::1/v1", "no http address"), ("http://h/a b", "no http address"),
-    ("http://u:p@x/v1", "no password"), ("http://u:secret@x:yy/v1", "no password")])
+    ("ftp://x", "not a URL"), ("http://h:xx/v1", "not a URL"), ("http://h:70000/v1", "not a URL"),
+    ("http://h:0/v1", "not a URL"), ("http://[::1/v1", "not a URL"), ("http://h/a b", "not a URL"),
+    ("http://u:p@x/v1", "no user name or password"), ("http://u:secret@x:yy/v1", "no user name or password"),
+    ("http://x/v1?key=secret", "query"), ("x:80#secret", "fragment")])
 def test_an_address_that_cannot_be_asked_is_refused_at_once(url, message, tmp_path):
     with pytest.raises(KitError, match=message) as error:
         EndpointJudge(url, "m", tmp_path)

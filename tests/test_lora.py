@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import json
 import math
+import warnings
 import weakref
 from collections import Counter
 from dataclasses import replace
@@ -18,6 +19,7 @@ from rlhf_kit.errors import KitError
 from rlhf_kit.trainers import common as training_common
 from rlhf_kit.trainers import dpo as training_dpo
 from rlhf_kit.trainers import lora as training_lora
+from rlhf_kit.trainers import memory as training_memory
 from rlhf_kit.trainers.packing import check_packing, packed
 from rlhf_kit.trainers.rows import dpo_encoder, encode_rows, pairwise_encoder, reward_encoder, sft_encoder
 
@@ -102,12 +104,27 @@ def test_half_precision_stays_and_its_merge_error_is_measured(tiny_folder, tiny_
     )
     assert done.facts["adapter"]["merged_dtype"] == "bfloat16"
     assert 1e-5 < done.facts["adapter"]["merge_error_mean"] < 0.05
+    assert done.facts["adapter"]["moved_mean"] > 2 * done.facts["adapter"]["merge_error_mean"]
     assert models.load_policy(done.path, half)[0].dtype == torch.bfloat16
     for lora in (LORA, None):
         out = tmp_path / f"rm-{lora is None}"
         reward = training.train_reward(tiny_folder, tiny_rows.pairs, out, settings, half, 0, LIMIT, lora=lora)
         scorer = models.load_reward_model(reward.path, half)[0]
         assert scorer.model.dtype == torch.bfloat16 and scorer.score.weight.dtype == torch.float32
+
+
+def test_an_update_that_merging_rounds_away_is_told(tiny_folder, tiny_rows, machine, settings, tmp_path):
+    """Half-precision weights keep 8 bits: the merged policy of a few small steps would be the one it began with."""
+    settings.learning_rate = 1e-5
+    common = (tiny_folder, tiny_folder, tiny_rows.pairs)
+    with pytest.warns(UserWarning, match="merging into bfloat16 .*much of what was learnt is rounded away"):
+        half = replace(machine, dtype="bfloat16")
+        lost = training.train_dpo(*common, tmp_path / "half", settings, half, 0, LIMIT, lora=LORA)
+    assert lost.facts["adapter"]["merge_error_mean"] > lost.facts["adapter"]["moved_mean"] / 2
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="merging")
+        kept = training.train_dpo(*common, tmp_path / "whole", settings, machine, 0, LIMIT, lora=LORA)
+    assert 0 < kept.facts["adapter"]["moved_mean"]
 
 
 def test_a_merge_that_moves_the_model_is_refused(tiny_folder, tiny_rows, machine, settings, tmp_path, monkeypatch):
@@ -250,7 +267,7 @@ def test_an_adapter_is_continued_on_the_weights_it_belongs_to_alone(tiny_folder,
         start(tmp_path / "continued", tiny_folder, {**QLORA, "r": 8})
 
 
-@pytest.mark.skipif(WITHOUT_BITSANDBYTES, reason="needs bitsandbytes (requirements-gpu.txt)")
+@pytest.mark.skipif(WITHOUT_BITSANDBYTES, reason="needs bitsandbytes (requirements-test.txt, on Linux)")
 def test_qlora_iterations_stand_on_the_same_4_bit_weights(tiny_folder, tiny_rows, machine, settings, tmp_path, tokenizer):
     settings.learning_rate, settings.epochs = 2e-2, 2
     pairs = tiny_rows.pairs
@@ -267,7 +284,7 @@ def test_qlora_iterations_stand_on_the_same_4_bit_weights(tiny_folder, tiny_rows
         assert two.facts["step_zero"][f"{side}_log_ratio"] == pytest.approx(true, abs=0.05) and abs(true) > 0.5
 
 
-@pytest.mark.skipif(WITHOUT_BITSANDBYTES, reason="needs bitsandbytes (requirements-gpu.txt)")
+@pytest.mark.skipif(WITHOUT_BITSANDBYTES, reason="needs bitsandbytes (requirements-test.txt, on Linux)")
 def test_qlora_of_an_unrelated_policy_is_merged_and_sft_works(tiny_folder, tiny_rows, machine, settings, tmp_path):
     settings.learning_rate, settings.epochs = 2e-2, 3
     sft = training.train_sft(tiny_folder, tiny_rows.sft, tmp_path / "sft", settings, machine, 0, LIMIT, lora=QLORA)
@@ -425,7 +442,7 @@ def test_other_errors_are_not_taken_for_lack_of_memory(tiny_folder, tiny_rows, m
     monkeypatch.setattr(training._SFT, "training_step", fails)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         training.train_sft(tiny_folder, tiny_rows.sft, tmp_path / "sft", settings, machine, 0, LIMIT)
-    advice = training_common._memory_advice(
+    advice = training_memory._memory_advice(
         "train_dpo", {"micro_batch_size": 1, "gradient_checkpointing": True}, {"r": 4}, MemoryError()
     )
     assert "dpo.max_length, or model.lora.quantization=nf4" in advice

@@ -112,7 +112,7 @@ def test_dpo_equals_trl(tiny_folder, tiny_rows, machine, settings, tmp_path, smo
 
     from rlhf_kit import models
     from rlhf_kit.trainers import dpo as training_dpo
-    from rlhf_kit.trainers.common import trainer_args
+    from rlhf_kit.trainers.arguments import trainer_args
     from rlhf_kit.trainers.rows import dpo_encoder, encode_rows
 
     settings.label_smoothing, settings.beta = smoothing, 0.3
@@ -167,7 +167,7 @@ def test_bradley_terry_equals_trl(tiny_folder, tiny_rows, machine, settings, tmp
     from trl import RewardConfig
 
     from rlhf_kit import models, training
-    from rlhf_kit.trainers.common import trainer_args
+    from rlhf_kit.trainers.arguments import trainer_args
     from rlhf_kit.trainers.rows import encode_rows, reward_encoder
 
     model, tokenizer = models.new_reward_model(tiny_folder, machine, seed=3)

@@ -136,3 +136,18 @@ def test_real_checkpoint_gets_a_pad_token_and_longer_embeddings(stories_folder, 
     # the model still speaks: its best known greedy start, from BOS alone
     out = again.generate(torch.tensor([[1]]), max_new_tokens=12, do_sample=False)
     assert again_tokenizer.decode(out[0, 1:]).startswith("Once upon a time, there was")
+
+
+def test_nothing_of_an_earlier_model_stays_in_a_folder(tiny_folder, tmp_path, machine):
+    """Else transformers opens the earlier weights, or the new ones go by the earlier ones' hash, without a word."""
+    model, tokenizer = models.load_policy(tiny_folder, machine)
+    out = tmp_path / "out"
+    model.save_pretrained(out, max_shard_size="20KB")
+    tokenizer.save_pretrained(out)
+    assert len(list(out.glob("model-*.safetensors"))) > 1
+    (out / "adapter").mkdir()
+    other, _ = models.new_model({"hidden_size": 32, "layers": 2, "heads": 4}, tiny_folder, seed=5)
+    models.save_model(other, tokenizer, out)
+    assert [file.name for file in out.glob("*.safetensors*")] == ["model.safetensors"] and not (out / "adapter").exists()
+    assert models.weights_hash(out) == models.weights_hash(other) != models.weights_hash(model)
+    assert models.weights_hash(models.load_policy(out, machine)[0]) == models.weights_hash(other)

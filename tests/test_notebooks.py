@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
-import sys
 
 import nbformat
 import pytest
+from site_checks import faults
 
 from rlhf_kit.running import notebooks
 from rlhf_kit.runs import PROJECT
@@ -32,21 +33,42 @@ def test_a_lesson_keeps_its_form(path):
     assert path.stat().st_size < 1_000_000
 
 
-def test_the_whole_course_runs_at_smoke(tmp_path, monkeypatch):
-    monkeypatch.setenv("RLHF_KIT_RUNS", str(tmp_path))
-    command = [sys.executable, "-m", "rlhf_kit", "run", "--profile", "smoke"]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=1500)
-    assert done.returncode == 0, done.stdout + done.stderr
-    run = tmp_path / "smoke"
+def test_the_whole_course_runs_at_smoke(smoke_course):
+    done, run = smoke_course.done, smoke_course.run
+    assert done is None or done.returncode == 0, done.stdout + done.stderr
     timings = json.loads((run / "timings.json").read_text())
     assert set(timings["notebooks"]) == {p.stem for p in PATHS}
     assert max(timings["peak_memory_mb"].values()) < 4096
     found = {c["id"]: c["status"] for c in json.loads((run / "claims.json").read_text())}
     assert found["bt-loss-matches-trl"] == found["dpo-loss-matches-trl"] == "holds"
     assert "outside" not in found.values()
-    for path in PATHS:
-        assert (run / "site" / f"{path.stem}.html").is_file()
-    assert (run / "site" / "index.html").is_file()
+    assert {p.stem for p in PATHS} | {"index", "figures"} <= {p.stem for p in (run / "site").glob("*.html")}
+    assert not faults(run / "site")
     # with nothing changed nothing is executed again
-    again = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    again = subprocess.run(smoke_course.command, cwd=PROJECT, env=smoke_course.env, capture_output=True, text=True, timeout=120)
     assert again.returncode == 0 and again.stdout.count("found (nothing changed)") == len(PATHS)
+
+
+def test_lessons_run_with_released_models(smoke_course):
+    """The models of the smoke run stand for released ones: lessons on them train none of the three and say so."""
+    names = {"sft": "sft", "reward": "reward_model", "pairwise": "pairwise_model"}
+    given = {name: min(smoke_course.run.glob(f"{stage}-*"), key=_made) / "model" for name, stage in names.items()}
+    sets = [word for name, folder in given.items() for word in ("--set", f"{name}.released={folder}")]
+    command = [*smoke_course.command, "--run", "released", "--only", "02,03,04,06,08", *sets]
+    done = subprocess.run(command, cwd=PROJECT, env=smoke_course.env, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = smoke_course.run.parent / "released"
+    for name, stage in names.items():
+        facts = [json.loads(file.read_text())["facts"] for file in run.glob(f"{stage}-*/manifest.json")]
+        own = [one for one in facts if "released" not in one]
+        assert [one["released"] for one in facts if "released" in one] == [str(given[name])]
+        assert not own if name == "sft" else all("weights" in one for one in own)
+    # the online loop starts from the released policy and is held to it
+    trained = [json.loads(file.read_text())["facts"] for file in run.glob("dpo-1-*/manifest.json")]
+    assert trained and {one["reference"]["path"] for one in trained} == {str(given["sft"])}
+    assert all(abs(one["step_zero"]["loss"] - math.log(2)) < 1e-4 for one in trained)
+
+
+def _made(stage):
+    """When a stage was begun: lessons train variants of a model later."""
+    return json.loads((stage / "manifest.json").read_text())["started"]

@@ -10,6 +10,7 @@ import pytest
 
 from rlhf_kit import cli, profiles
 from rlhf_kit.errors import KitError
+from rlhf_kit.files import tool
 from rlhf_kit.planning import plan_advice, plan_text, planner
 from rlhf_kit.planning.memory import CARDS, GIB
 from rlhf_kit.runs import PROJECT
@@ -67,13 +68,13 @@ def test_the_text_has_every_value_with_its_source_and_every_command(paper):
     assert "dpo x 3" in text and "dpo-2" not in text and "problems: none found" in text
     assert "an estimate and not a measurement" in text
     commands = [one["command"] for one in paper["commands"]]
-    assert "python -m rlhf_kit run --profile paper --only 08" in commands
+    assert f"{tool('python')} -m rlhf_kit run --profile paper --only 08" in commands
     assert any("data/accelerate/zero2.yaml --num_processes 8" in c for c in commands)
 
 
 def test_the_line_that_starts_processes():
     words = plan_advice.launcher(profiles.load_profile("paper"), CARDS["a100-80"])
-    assert words[:4] == ["accelerate", "launch", "--config_file", "data/accelerate/zero2.yaml"]
+    assert words[:4] == [tool("accelerate"), "launch", "--config_file", "data/accelerate/zero2.yaml"]
     assert words[words.index("--num_processes") + 1] == "8" and words[words.index("--mixed_precision") + 1] == "bf16"
     if (PROJECT / "data" / "accelerate").is_dir():
         assert (PROJECT / words[3]).is_file()
@@ -151,7 +152,17 @@ def test_the_pocket_profiles_have_a_plan_too(name):
 
 def test_the_commands_carry_what_was_set():
     commands = [c["command"] for c in planner.plan("paper", {"dpo.beta": 0.2, "reward.released": None})["commands"]]
-    assert "python -m rlhf_kit run --profile paper --set dpo.beta=0.2 --set reward.released=null" in commands
+    assert f"{tool('python')} -m rlhf_kit run --profile paper --set dpo.beta=0.2 --set reward.released=null" in commands
+
+
+def test_commands_name_the_interpreter_as_it_must_be_typed(monkeypatch):
+    from rlhf_kit import files
+
+    monkeypatch.setattr(files.sys, "prefix", str(PROJECT / ".venv"))
+    assert files.tool("python") == ".venv/bin/python"
+    assert planner.plan("paper")["commands"][-2]["command"].startswith(".venv/bin/python -m rlhf_kit run")
+    monkeypatch.setattr(files.sys, "prefix", str(PROJECT / "elsewhere"))
+    assert files.tool("hf") == "hf"
 
 
 # ---------------------------------------------------------------- the command

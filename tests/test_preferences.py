@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from talk import assistant, pair, user
 
 from rlhf_kit.errors import KitError
 from rlhf_kit.preferences import (
@@ -27,18 +28,6 @@ REAL = Path(__file__).resolve().parents[2] / "shared" / "realdata"
 real_data = pytest.mark.skipif(
     not REAL.is_dir(), reason="the public data files ../shared/realdata are not here"
 )
-
-
-def pair(number, chosen="yes", rejected="no", **more):
-    return {"prompt": f"question {number}?", "chosen": chosen, "rejected": rejected, **more}
-
-
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def assistant(text):
-    return {"role": "assistant", "content": text}
 
 
 # ---------------------------------------------------------------- cleaning

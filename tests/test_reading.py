@@ -13,23 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from talk import assistant, pair, user
 
 from rlhf_kit.errors import KitError
 from rlhf_kit.preferences import load_preferences, load_with_ledger
 from rlhf_kit.sources.fields import STRUCTURAL
-
-
-def pair(number, chosen="yes", rejected="no", **more):
-    return {"prompt": f"question {number}?", "chosen": chosen, "rejected": rejected, **more}
-
-
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def assistant(text):
-    return {"role": "assistant", "content": text}
-
 
 ROWS = [pair(1, source=None), pair(2, "ümlaut 你好 \u2028 end"), pair(3, source="mine")]
 

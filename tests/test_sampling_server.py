@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from rlhf_kit import chat, models, profiles, sampling
+from rlhf_kit import chat, models, openai_client, profiles, sampling
 from rlhf_kit.engines import sampling_server, shards
 from rlhf_kit.errors import KitError
 
@@ -85,10 +85,10 @@ class Fake:
 @pytest.fixture
 def serve(tiny_folder, monkeypatch):
     """Starts fake servers of the tiny policy; pauses are short."""
-    monkeypatch.setattr(sampling_server, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(sampling_server, "LONGEST_PAUSE", 0.02)
-    monkeypatch.setattr(sampling_server, "SECONDS_TO_CONNECT", 2.0)
-    monkeypatch.setattr(sampling_server, "SECONDS_TO_ANSWER", 10.0)
+    monkeypatch.setattr(openai_client, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(openai_client, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(openai_client, "SECONDS_TO_CONNECT", 2.0)
+    monkeypatch.setattr(openai_client, "SECONDS_TO_ANSWER", 10.0)
     eos = models.load_tokenizer(tiny_folder).eos_token_id
     started = []
 
@@ -193,12 +193,12 @@ def test_a_server_of_another_policy_is_never_asked(serve, on, tiny_folder, monke
 
 
 def test_what_a_server_cannot_do_is_one_sentence(serve, on, tiny_folder, monkeypatch):
-    refused(tiny_folder, on("http://127.0.0.1:9"), "no server serves.*does not answer")
+    refused(tiny_folder, on("http://127.0.0.1:9"), "no server serves.*could not be reached")
     refused(tiny_folder, on(serve(lambda k, body: (401, {}))), "wants an API key.*RLHF_KIT_API_KEY is not set")
     monkeypatch.setenv("RLHF_KIT_API_KEY", "hush")
     assert "hush" not in refused(tiny_folder, on(serve(lambda k, body: (403, {}))), "not to a key that it takes")
     error = {"error": {"message": "prompt too long\nsecond line"}}
-    refused(tiny_folder, on(serve(lambda k, body: (400, error) if body else None)), "refuses a request: prompt too long")
+    refused(tiny_folder, on(serve(lambda k, body: (400, error) if body else None)), r"answered 400 \(prompt too long")
     refused(tiny_folder, on(serve()), "does not fit into the model's 64 positions", max_new_tokens=60)
     refused(tiny_folder, on(serve()), "between 0.01 and 2", temperature=0.005)
     refused((1, 2), on(serve()), "not a loaded model")

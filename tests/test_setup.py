@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ def setup_env():
 
 
 def pins(name):
-    lines = [x.split("#")[0].strip() for x in (PROJECT / name).read_text().splitlines()]
+    lines = [x.split("#")[0].split(";")[0].strip() for x in (PROJECT / name).read_text().splitlines()]
     return [x for x in lines if x]
 
 
@@ -71,6 +72,23 @@ def test_vllm_may_not_be_missing_where_it_is_checked():
     assert "RLHF_KIT_REQUIRE_VLLM=1" in (PROJECT / ".ci" / "run").read_text()
     assert "RLHF_KIT_REQUIRE_VLLM" in (PROJECT / ".github" / "workflows" / "test.yml").read_text()
     assert "setup_env.py --vllm" in (PROJECT / "Makefile").read_text()
+
+
+def test_a_browser_may_be_missing_only_where_none_can_be_installed(tmp_path):
+    """.ci/run asks for Chromium's tests exactly when Chromium is there, and says so where it is not."""
+    bare = tmp_path / "bin"
+    bare.mkdir()
+    for name in ("dirname", "id", "sh"):
+        (bare / name).symlink_to(shutil.which(name))
+    for name, text in (("make", 'echo "make $* browser=$RLHF_KIT_REQUIRE_BROWSER"'), ("timeout", "exit 1"), ("apt-get", "exit 1")):
+        (bare / name).write_text(f"#!/bin/sh\n{text}\n")
+        (bare / name).chmod(0o755)
+    env = {"PATH": str(bare)}
+    go = lambda: subprocess.run(["/bin/sh", ".ci/run"], cwd=PROJECT, env=env, capture_output=True, text=True, check=True).stdout  # noqa: E731
+    assert go() == "no Chromium here: the tests in a browser will be skipped\nmake test browser=\n"
+    (bare / "chromium").symlink_to(bare / "make")
+    assert go() == "make test browser=1\n"
+    assert "playwright==1.65.2" in pins("requirements-test.txt")
 
 
 def test_the_installed_packages_are_the_pinned_ones_in_name():

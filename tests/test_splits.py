@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datasets
 import pytest
+from talk import assistant, pair, user
 
 from rlhf_kit.errors import KitError
 from rlhf_kit.preferences import (
@@ -14,18 +15,6 @@ from rlhf_kit.preferences import (
     prompts_of,
     split_by_prompt,
 )
-
-
-def pair(number, chosen="yes", rejected="no", **more):
-    return {"prompt": f"question {number}?", "chosen": chosen, "rejected": rejected, **more}
-
-
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def assistant(text):
-    return {"role": "assistant", "content": text}
 
 
 def test_equal_prompts_share_a_key_whatever_case_and_spaces():

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from rlhf_kit import chat, losses, models, training
 from rlhf_kit.errors import KitError
-from rlhf_kit.trainers import common as training_common
+from rlhf_kit.trainers import arguments as training_arguments
 from rlhf_kit.trainers import dpo as training_dpo
 from rlhf_kit.trainers.batches import LengthBatches
 from rlhf_kit.trainers.rows import as_list, dpo_encoder, encode_rows, pair_of, pairwise_encoder, sft_encoder
@@ -203,7 +203,7 @@ class Kill(TrainerCallback):
 def test_a_killed_run_continues_to_the_same_weights(
     tiny_folder, tiny_rows, machine, settings, tmp_path, monkeypatch, kind
 ):
-    monkeypatch.setattr(training_common, "SAVE_STEPS", 2)
+    monkeypatch.setattr(training_arguments, "SAVE_STEPS", 2)
     settings.epochs = 2
 
     def train(out, **more):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlhf_kit import stages
-from rlhf_kit.views.interactive import answers_over_training, judged_pairs, recorded_seeds
+from rlhf_kit.views.interactive import judged_pairs, recorded_seeds
 
 SMALL = {
     "model.max_length": 192, "data.sft_rows": 16, "data.preference_pairs": 16, "data.heldout_pairs": 8, "data.iterations": 2,
@@ -34,7 +34,7 @@ def test_pairs_to_judge_train_nothing_and_know_the_reward_once_it_is_there(cours
 
 def test_followed_answers_have_the_log_probabilities_they_were_sampled_with(course):
     made = stages.offline(course, "sft-samples")
-    rows = answers_over_training(course, made, prompts=2)
+    rows = stages.answers_over_training(course, made, prompts=2)
     drawn = {(r["prompt_id"], r["text"]): r["logprob"] for r in made[0].responses.rows()}
     for key in {row["prompt_id"] for row in rows}:
         own = [row for row in rows if row["prompt_id"] == key]
@@ -45,7 +45,7 @@ def test_followed_answers_have_the_log_probabilities_they_were_sampled_with(cour
     old = [row for row in rows if row["role"] != "new"]
     # sampled at temperature 1, so what SFT gives each of its own answers was written down when it was drawn
     assert old and np.allclose([row["logps"][0] for row in old], [drawn[row["prompt_id"], row["text"]] for row in old], atol=1e-3)
-    assert answers_over_training(course, made, prompts=2) == rows  # found, not made again
+    assert stages.answers_over_training(course, made, prompts=2) == rows  # found, not made again
 
 
 def test_recorded_seeds_belong_to_this_world():

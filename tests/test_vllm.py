@@ -23,7 +23,7 @@ import pytest
 import torch
 from scipy import stats
 
-from rlhf_kit import chat, models, sampling
+from rlhf_kit import chat, models, openai_client, sampling
 from rlhf_kit.engines import sampling_server, sampling_vllm
 from rlhf_kit.errors import KitError
 from rlhf_kit.runs import PROJECT
@@ -337,7 +337,7 @@ def test_a_server_refuses_what_it_must(server, policy, tiny_folder, monkeypatch)
 
 
 def test_a_killed_server_ends_in_one_sentence_and_shards_stay(server, server_process, policy, tmp_path, monkeypatch):
-    monkeypatch.setattr(sampling_server, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(openai_client, "FIRST_PAUSE", 0.05)
     monkeypatch.setattr(sampling_server, "LANES", 1)
     real, process = sampling_server.Server.draw, server_process[1]
 

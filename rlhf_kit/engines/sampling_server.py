@@ -9,66 +9,33 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from urllib.parse import urlsplit
 
+from rlhf_kit import openai_client
 from rlhf_kit.engines.shards import Batch, Lost
 from rlhf_kit.errors import KitError
 
-KEY, WAIT = "RLHF_KIT_API_KEY", "RLHF_KIT_SERVER_WAIT"
+WAIT = "RLHF_KIT_SERVER_WAIT"
 IN_FLIGHT = 128  # requests a server has at once from one lane
 LANES = 2  # shards a server works on at once: while one runs out, the other keeps it busy
-TRIES, FIRST_PAUSE, LONGEST_PAUSE = 6, 1.0, 30.0  # a server that keeps refusing is lost after about half a minute
-SECONDS_TO_CONNECT, SECONDS_TO_ANSWER = 10.0, 900.0
-RETRIED = (408, 409, 425, 429)
-
-
-def base_url(url: str) -> str:
-    """`http://host:8000` or `http://host:8000/v1` -> the latter. KitError for anything else."""
-    parts = urlsplit(url)
-    if "@" in parts.netloc:  # not echoed: it may hold a password
-        raise KitError(f"a server's URL must not hold a user name or password; an API key goes into {KEY}")
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
-        raise KitError(f"the server {url!r} is not a URL such as http://host:8000")
-    path = parts.path.rstrip("/")
-    return f"{parts.scheme}://{parts.netloc}{path if path.endswith('/v1') else path + '/v1'}"
 
 
 class Server:
     """One server. `draw` raises `Lost` when it answers no more, KitError when it refuses a request for good."""
 
     def __init__(self, url: str):
-        import httpx
-
-        self.url = self.name = base_url(url)
-        key = os.environ.get(KEY)
-        loopback = urlsplit(self.url).hostname in ("127.0.0.1", "::1", "localhost")
-        self.client = httpx.Client(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(SECONDS_TO_ANSWER, connect=SECONDS_TO_CONNECT),
-            limits=httpx.Limits(max_connections=LANES * IN_FLIGHT + 1),
-            trust_env=not loopback,  # a proxy is no way to this machine
-        )
-        self.model, self.longest, self.gone = "", None, threading.Event()
+        self.client = openai_client.Client(url, key_env=openai_client.KEY, connections=LANES * IN_FLIGHT + 1)
+        self.url = self.name = self.client.url
+        self.model, self.longest = "", None
 
     def served(self) -> list[dict]:
         """The models it serves, as `/v1/models` tells. Lost when it does not answer, KitError when it refuses."""
-        import httpx
-
         try:
-            reply = self.client.get(f"{self.url}/models")
-        except httpx.HTTPError as error:
-            raise Lost(f"it does not answer ({type(error).__name__})") from None
-        self._refused(reply)
-        if reply.status_code != 200:
-            raise Lost(f"it answers with HTTP {reply.status_code}")
-        try:
-            return [one for one in reply.json()["data"] if isinstance(one, dict)]
-        except (ValueError, KeyError, TypeError):
-            raise Lost("its /v1/models is not a list of models") from None
+            return self.client.models()
+        except openai_client.Silent as reason:
+            raise Lost(str(reason)) from None
 
     def draw(self, batch: Batch) -> list[tuple[list[int], float, str]]:
         """[(token ids, log-probability, finish reason)] in the order of `batch.prompts`."""
@@ -82,20 +49,26 @@ class Server:
                 for one in as_completed(asked):
                     drawn[asked[one]] = one.result()
             except BaseException:
-                self.gone.set()  # the others of this batch need not try on
+                self.client.gone.set()  # the others of this batch need not try on
                 pool.shutdown(cancel_futures=True)
                 raise
         return drawn
 
     def _complete(self, batch: Batch, ids, seed: int) -> tuple[list[int], float, str]:
-        reply = self._post({
+        asked = {
             "model": self.model, "prompt": list(ids), "seed": seed, "n": 1, "max_tokens": batch.max_new_tokens,
             "temperature": batch.temperature, "top_p": batch.top_p, "stream": False, "logprobs": 1,
             # Whatever else a server would fill from the model's generation_config.json.
             "top_k": -1, "min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0,
             "min_tokens": 0, "stop_token_ids": batch.stop, "ignore_eos": True,
             "return_token_ids": True, "return_tokens_as_token_ids": True,
-        })
+        }
+        try:
+            return self.client.post("completions", asked, lambda reply: self._read(reply, ids))
+        except openai_client.Silent as reason:
+            raise Lost(str(reason)) from None
+
+    def _read(self, reply: dict, ids) -> tuple[list[int], float, str]:
         try:
             choice = reply["choices"][0]
             logprobs = choice["logprobs"]
@@ -113,43 +86,6 @@ class Server:
                 f"response's text again, so take a server that has vLLM's return_token_ids (vLLM 0.11 or newer)"
             ) from None
 
-    def _post(self, body: dict) -> dict:
-        import httpx
-
-        why, pause = "", FIRST_PAUSE
-        for attempt in range(TRIES):
-            if attempt:
-                self.gone.wait(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
-            if self.gone.is_set():
-                raise Lost(why or "given up")
-            try:
-                reply = self.client.post(f"{self.url}/completions", json=body)
-            except httpx.HTTPError as error:
-                why = f"{type(error).__name__}, {TRIES} times in a row"
-                continue
-            except RuntimeError:  # the client was closed while we waited
-                raise Lost("given up") from None
-            self._refused(reply)
-            if reply.status_code in RETRIED or reply.status_code >= 500:
-                why = f"HTTP {reply.status_code}, {TRIES} times in a row"
-                wanted = reply.headers.get("retry-after", "")
-                pause = min(max(pause, float(wanted)), LONGEST_PAUSE) if wanted.isdigit() else pause
-                continue
-            try:
-                value = reply.json()
-            except ValueError:
-                value = None
-            if reply.status_code == 200 and isinstance(value, dict):
-                return value
-            raise KitError(f"the server {self.url} refuses a request: {_message(value, reply)}")
-        raise Lost(why)
-
-    def _refused(self, reply) -> None:
-        if reply.status_code in (401, 403):
-            state = "is not set" if not os.environ.get(KEY) else "is set, but not to a key that it takes"
-            raise KitError(f"the server {self.url} wants an API key (HTTP {reply.status_code}); {KEY} {state}")
-
     def processed(self, prompt, stop: list[int]) -> bool:
         """True if its log-probabilities are taken after temperature and top-p, False if before.
 
@@ -159,7 +95,6 @@ class Server:
         return abs(self._complete(batch, prompt, 1)[1]) < 1e-3
 
     def close(self) -> None:
-        self.gone.set()
         self.client.close()
 
 
@@ -171,16 +106,6 @@ def _token_ids(choice: dict) -> list[int]:
     if not all(found):
         raise KeyError("token_ids")
     return [int(match[1]) for match in found]
-
-
-def _message(value, reply) -> str:
-    """The first line of an error's message, short."""
-    text = ""
-    if isinstance(value, dict):
-        error = value.get("error", value)
-        text = error.get("message", "") if isinstance(error, dict) else error
-    lines = str(text or f"HTTP {reply.status_code}").strip().splitlines()
-    return lines[0][:300]
 
 
 class Servers:

@@ -20,12 +20,8 @@ from pathlib import Path
 from rlhf_kit.engines.shards import Batch, Lost
 from rlhf_kit.errors import KitError
 from rlhf_kit.files import PROJECT
-from rlhf_kit.machine import child_environment
+from rlhf_kit.machine import INSTALL_VLLM, child_environment
 
-INSTALL = (
-    "install it with `.venv/bin/pip install -r requirements-gpu.txt` beside an NVIDIA GPU, or with "
-    "`python3 scripts/setup_env.py --vllm` on a Linux x86_64 machine without one"
-)
 # Dimensions of an attention head that vLLM's CPU kernels have; it looks only when it draws, and then dies.
 CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
@@ -135,7 +131,7 @@ def open_engines(policy_path, machine, max_length: int) -> Engines:
             "sampling.backend to transformers)"
         )
     if not installed():
-        raise KitError(f"the sampling backend is vllm, and vLLM is not installed; {INSTALL}")
+        raise KitError(f"the sampling backend is vllm, and vLLM is not installed; {INSTALL_VLLM}")
     from rlhf_kit.models import head_dimension, load_tokenizer, resolve_model
 
     where, tokenizer = resolve_model(policy_path), load_tokenizer(policy_path)

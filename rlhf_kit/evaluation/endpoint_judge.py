@@ -7,15 +7,10 @@ answers judged are untrusted text: they can try to talk the judge into a verdict
 
 from __future__ import annotations
 
-import http.client
-import json
+import contextlib
 import os
-import random
 import re
 import threading
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_kit import chat
+from rlhf_kit import chat, openai_client
 from rlhf_kit.errors import KitError
 from rlhf_kit.evaluation.judges import Verdicts, same_number
 from rlhf_kit.files import read_json, stable_hash, write_json
@@ -51,6 +46,7 @@ Explain in one or two sentences, then end with your verdict: [[A]], [[B]], or [[
 
 _VERDICT = re.compile(r"\[\[\s*([ABC]|tie)\s*\]\]", re.IGNORECASE)
 _LETTER = re.compile(r"\s*([ABC])\s*[.:)]?\s*", re.IGNORECASE)
+CANNOT_TAKE = (400, 413, 422)  # HTTP: this one request, as one too long
 
 
 def parse_verdict(reply: str) -> float | None:
@@ -71,31 +67,27 @@ class EndpointJudge:
     style "verdict": the judge writes, and its [[A]], [[B]] or [[C]] is read (`template` with {context}, {a}, {b}).
     style "letter": a pairwise preference model (paper section 2.1) in the kit's own format; its next-token
     probabilities of A and B are read from the log-probabilities, P(A) / (P(A) + P(B)).
-    tries: attempts a request before giving up, waiting `wait` seconds, then twice as long each time (at most 60), or as
-    the server's Retry-After says. price_in, price_out: money a million tokens, to count the cost.
+    tries, wait, timeout: attempts a request, seconds before the second one (see `openai_client.Client`), seconds a reply may
+    take. price_in, price_out: money a million tokens, to count the cost.
     """
 
     def __init__(self, base_url: str, model: str, cache: str | Path, *, style: str = "verdict", template: str = TEMPLATE,
                  api_key_env: str | None = None, name: str | None = None, temperature: float = 0.0,
                  max_tokens: int = 512, tries: int = 6, wait: float = 1.0, timeout: float = 120.0, workers: int = 4,
                  price_in: float | None = None, price_out: float | None = None):
-        host = _host(base_url)
         if style not in ("verdict", "letter"):
             raise KitError(f"style is {style!r}; it must be verdict or letter")
         if style == "verdict" and not all(mark in template for mark in ("{context}", "{a}", "{b}")):
             raise KitError("the judge's template needs the places {context}, {a} and {b}")
         if tries < 1 or workers < 1:
             raise KitError("tries and workers must be at least 1")
-        self.base_url, self.model, self.cache = base_url.rstrip("/"), model, Path(cache)
+        self.base_url, self.model, self.cache = openai_client.base_url(base_url), model, Path(cache)
         self.style, self.template, self.api_key_env, self.name = style, template, api_key_env, name or model
         self.options: dict[str, Any] = {"temperature": temperature, "max_tokens": 1 if style == "letter" else max_tokens}
         if style == "letter":
             self.options |= {"logprobs": True, "top_logprobs": 20}
         self.tries, self.wait, self.timeout, self.workers = tries, wait, timeout, workers
         self.price_in, self.price_out = price_in, price_out
-        # A proxy is no way to this machine; elsewhere the environment's proxies are read now and not at import.
-        no_proxy = [urllib.request.ProxyHandler({})] if host in ("127.0.0.1", "::1", "localhost") else []
-        self._opener = urllib.request.build_opener(_NoRedirect, *no_proxy)
         self._lock, self._stop = threading.Lock(), threading.Event()
 
     def compare(self, prompts: Sequence, a: Sequence[str], b: Sequence[str]) -> Verdicts:
@@ -114,18 +106,21 @@ class EndpointJudge:
         self._spent = {"calls": 0, "from_cache": 0, "prompt_tokens": 0, "completion_tokens": 0}
         asked = [self._messages(p, x, y) for p, x, y in zip(prompts, a, b, strict=True)]
         asked += [self._messages(p, y, x) for p, x, y in zip(prompts, a, b, strict=True)]
-        with ThreadPoolExecutor(self.workers) as pool:
-            waiting = [pool.submit(self._reply, messages) for messages in asked]
+        client = openai_client.Client(self.base_url, key_env=self.api_key_env, what="the judge at", tries=self.tries,
+                                      pause=self.wait, seconds=self.timeout, connections=self.workers)
+        with contextlib.closing(client), ThreadPoolExecutor(self.workers) as pool:
+            waiting = [pool.submit(self._reply, client, messages) for messages in asked]
             try:
                 replies = [one.result() for one in waiting]
             except BaseException as error:
                 self._stop.set()
                 for one in waiting:
                     one.cancel()
-                if isinstance(error, _GaveUp):
+                if isinstance(error, openai_client.Silent | openai_client.Refused):
                     pool.shutdown(wait=True)
                     kept = sum(self._path(messages).is_file() for messages in asked)
-                    raise KitError(f"{error}; {kept} of {len(asked)} replies are kept in {self.cache}, and the same call "
+                    why = f"the judge at {self.base_url} {error}" if isinstance(error, openai_client.Silent) else str(error)
+                    raise KitError(f"{why}; {kept} of {len(asked)} replies are kept in {self.cache}, and the same call "
                                    "goes on from there") from None
                 raise
         if replies and all("refused" in reply for reply in replies):
@@ -148,12 +143,12 @@ class EndpointJudge:
 
     # ------------------------------------------------------------ asking
 
-    def _reply(self, messages) -> dict:
+    def _reply(self, client: openai_client.Client, messages) -> dict:
         path = self._path(messages)
         if path.is_file():
             self._count(from_cache=1)
             return read_json(path)
-        reply = self._ask({"model": self.model, "messages": messages, **self.options})
+        reply = self._ask(client, {"model": self.model, "messages": messages, **self.options})
         if "refused" not in reply:  # a refusal may be the server's setting, and that may change
             write_json(path, reply)  # through a temporary file: never half a reply
         usage = reply.get("usage") or {}
@@ -166,35 +161,14 @@ class EndpointJudge:
             for key, value in more.items():
                 self._spent[key] += value
 
-    def _ask(self, body: dict) -> dict:
-        """{text, usage, logprobs} or {refused: why}; retries what may pass, gives up on what will not."""
-        key, last = os.environ.get(self.api_key_env) if self.api_key_env else None, ""
-        request = urllib.request.Request(f"{self.base_url}/chat/completions", json.dumps(body).encode(), method="POST")
-        request.add_header("Content-Type", "application/json")
-        if key:
-            request.add_unredirected_header("Authorization", f"Bearer {key}")
-        for attempt in range(self.tries):
-            pause = min(60.0, self.wait * 2**attempt) * random.uniform(0.75, 1.25)
-            try:
-                with self._opener.open(request, timeout=self.timeout) as response:
-                    return _read(json.loads(response.read()))
-            except urllib.error.HTTPError as error:
-                said = _clean(error.read(2000).decode("utf-8", "replace"), key)
-                if error.code in (400, 413, 422):
-                    return {"refused": f"{error.code}: {said}"}
-                if error.code != 408 and error.code != 409 and error.code != 429 and error.code < 500:
-                    hint = f"; check the key in {self.api_key_env}" if self.api_key_env else "; name its key's variable in api_key_env"
-                    hint = hint if error.code in (401, 403) else ""
-                    raise _GaveUp(f"the judge at {self.base_url} answered {error.code} ({said}){hint}") from None
-                last = f"answered {error.code} ({said})"
-                pause = _retry_after(error.headers.get("Retry-After"), pause)
-            except (OSError, http.client.HTTPException) as error:  # the latter: a reply that breaks off
-                last = f"could not be reached ({_clean(str(getattr(error, 'reason', error)), key)})"
-            except (ValueError, KeyError, IndexError, TypeError) as error:
-                last = f"sent something that is no chat completion ({type(error).__name__})"
-            if attempt + 1 < self.tries and self._stop.wait(pause):
-                raise _GaveUp("stopped")
-        raise _GaveUp(f"the judge at {self.base_url} {last}, {self.tries} times in a row")
+    def _ask(self, client: openai_client.Client, body: dict) -> dict:
+        """{text, finish_reason, usage, logprobs}, or {refused: why} for a request that the server cannot take."""
+        try:
+            return client.post("chat/completions", body, _read, self._stop)
+        except openai_client.Refused as error:
+            if error.status in CANNOT_TAKE:
+                return {"refused": f"{error.status}: {error.said}"}
+            raise
 
     # ------------------------------------------------------------ what the replies say
 
@@ -232,29 +206,6 @@ class EndpointJudge:
         return found, None
 
 
-class _GaveUp(KitError):
-    """The endpoint will not answer; `compare` adds what is kept."""
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *args, **kwargs):
-        return None  # a redirect would carry the answers, and perhaps the key, to another place
-
-
-def _host(base_url: str) -> str:
-    """The host of an address that can be asked; KitError for any other."""
-    if "@" in base_url.partition("//")[2].partition("/")[0]:  # not echoed: it may hold a password
-        raise KitError("base_url must hold no password; put the key into an environment variable and name it in api_key_env")
-    try:
-        parts = urllib.parse.urlsplit(base_url)
-        port = parts.port
-    except ValueError as error:  # a port that is no number or above 65535, a bracket left open
-        raise KitError(f"base_url {base_url!r} is no http address ({error}); give one such as http://127.0.0.1:8000/v1") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not base_url.isprintable() or " " in base_url:
-        raise KitError(f"base_url {base_url!r} is no http address; give one such as http://127.0.0.1:8000/v1")
-    return parts.hostname
-
-
 def _read(body: dict) -> dict:
     choice = body["choices"][0]
     tokens = (choice.get("logprobs") or {}).get("content") or []
@@ -276,16 +227,3 @@ def _letters(top: list[dict] | None) -> float | None:
             mass[letter] += float(np.exp(one["logprob"]))
     total = mass["A"] + mass["B"]
     return mass["A"] / total if total > 0 else None
-
-
-def _retry_after(header: str | None, otherwise: float) -> float:
-    try:
-        return min(60.0, max(0.0, float(header))) if header else otherwise
-    except ValueError:  # a date
-        return otherwise
-
-
-def _clean(text: str, key: str | None) -> str:
-    """A server's words as one short line without the key."""
-    text = " ".join(text.split())[:300]
-    return text.replace(key, "***") if key else text

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from rlhf_kit.files import tool
 from rlhf_kit.planning.architectures import licence
 from rlhf_kit.planning.memory import GIB, Card
 from rlhf_kit.processes.launch import accelerate_options
@@ -94,7 +95,7 @@ def launcher(profile: Profile, on: Card | None) -> list[str]:
         return []
     precision = "no" if on is None else "bf16" if on.bf16 else "fp16"
     options = accelerate_options(f"data/accelerate/{launch.strategy}.yaml", launch.processes, precision)
-    return ["accelerate", "launch", *options, "-m", "rlhf_kit.processes.worker", "JOB/job.json"]
+    return [tool("accelerate"), "launch", *options, "-m", "rlhf_kit.processes.worker", "JOB/job.json"]
 
 
 def commands(
@@ -102,20 +103,20 @@ def commands(
 ) -> list[dict]:
     """[{why, command}] in order."""
     sets = [w for k, v in (overrides or {}).items() for w in ("--set", f"{k}={'null' if v is None else v}")]
-    run = ["python", "-m", "rlhf_kit", "run", "--profile", str(name_or_path), *sets]
+    run = [tool("python"), "-m", "rlhf_kit", "run", "--profile", str(name_or_path), *sets]
     made = []
     if profile.requires_gpu:
         made.append({"why": "the packages, once", "command": "make env"})
     if profile.launch.strategy.startswith("zero"):
         made.append(
-            {"why": "once; fsdp2 does without", "command": "python -m pip install deepspeed==0.19.8"}
+            {"why": "once; fsdp2 does without", "command": f"{tool('python')} -m pip install deepspeed==0.19.8"}
         )
     for name in gated:
         made.append(
-            {"why": f"once, after accepting {licence(name)} on its page", "command": f"hf download {name} --dry-run"}
+            {"why": f"once, after accepting {licence(name)} on its page", "command": f"{tool('hf')} download {name} --dry-run"}
         )
     if gated:
-        made.insert(len(made) - len(gated), {"why": "once, with your own token", "command": "hf auth login"})
+        made.insert(len(made) - len(gated), {"why": "once, with your own token", "command": f"{tool('hf')} auth login"})
     for lesson, why in (
         ("02", "the initial policy"), ("03", "the reward model"), ("04", "the pairwise model"),
         ("08", "the online iterations"), ("09", "evaluation"),

@@ -36,7 +36,7 @@ def main(*job_files: str) -> None:
 def _work(job_path: Path, rank: int) -> None:
     from rlhf_kit.errors import KitError
     from rlhf_kit.machine import Machine
-    from rlhf_kit.profiles import Vllm
+    from rlhf_kit.profile_schema import Vllm
     from rlhf_kit.runs import read_json, read_rows
 
     job = read_json(job_path)

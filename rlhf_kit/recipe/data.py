@@ -8,7 +8,8 @@ from typing import Any
 
 from rlhf_kit.course import Course, prompt_splits, source_key
 from rlhf_kit.errors import KitError
-from rlhf_kit.recipe.own import data_key, own_demonstrations, own_preferences, own_prompts, prompts_key
+from rlhf_kit.recipe.own import data_key, own_preferences
+from rlhf_kit.recipe.own_prompts import own_demonstrations, own_prompts, prompts_key
 from rlhf_kit.runs import Ledger, Stage, stable_hash, write_rows
 
 # ---------------------------------------------------------------- preferences
@@ -133,7 +134,7 @@ def demonstrations(course: Course) -> Stage:
             file_rows,
             inputs={"preferences": pairs, "prompts": table},
             params={**params, "file": data_key(data.sft)},
-            code=["recipe/own", "sources", "chat", "tokens"],
+            code=["recipe/own", "recipe/own_prompts", "sources", "chat", "tokens"],
         )
     return course.stage("demonstrations", chosen_rows, inputs={"preferences": pairs}, params=params)
 
@@ -190,7 +191,7 @@ def prompt_table(course: Course, iterations: int | None = None, per_iteration: i
         file_rows,
         inputs={"preferences": pairs},
         params=params,
-        code=["recipe/own", "sources", "chat", "tokens"],
+        code=["recipe/own", "recipe/own_prompts", "sources", "chat", "tokens"],
     )
 
 

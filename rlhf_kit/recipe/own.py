@@ -1,4 +1,4 @@
-"""A user's own preference and prompt files as the course's rows: cleaned, split by prompt, and counted."""
+"""A user's own preference file as the course's rows: cleaned, split by prompt, and counted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rlhf_kit.course import Course, base_key, prompt_splits, source_key
 from rlhf_kit.errors import KitError
-from rlhf_kit.profiles import Profile
 from rlhf_kit.runs import Ledger, Stage, project_path, stable_hash, write_rows
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def own_preferences(course: Course) -> Stage:
         wanted = {"heldout": data.heldout_pairs, **prompts_wanted}
         # A dialogue that serves for one prompt may hold several pairs, hence twice as many as are needed.
         enough = 2 * (sum(wanted.values()) + data.preference_pairs)
-        fits, prompt_fits = pair_fits(profile), _prompt_fits(course)
+        fits, prompt_fits = pair_fits(profile), prompt_fits_of(course)
         rows, long = _that_fit(read, lambda one: fits(pairs[one.index]), enough)
         # Your file may be small: never take more than half of it away from training.
         share = min(1.0, 0.5 * len(rows) / sum(wanted.values()))
@@ -197,15 +196,7 @@ def data_key(path: str | None) -> str:
     return stable_hash(path, [[file.name, file.stat().st_size] for file in files])
 
 
-def prompts_key(profile: Profile) -> str:
-    """The content key of data.prompts, of all its sets where it has one for each iteration."""
-    path = profile.data.prompts
-    if not path or "{iteration}" not in path:
-        return data_key(path)
-    return stable_hash([data_key(of_iteration(path, t)) for t in range(1, profile.data.iterations + 2)])
-
-
-def _prompt_fits(course: Course):
+def prompt_fits_of(course: Course):
     """A test whether a prompt leaves room for a response of max_new_tokens, with a margin of half of it: text
     that is decoded and encoded again can take more tokens than were sampled."""
     from rlhf_kit import chat, models
@@ -213,117 +204,3 @@ def _prompt_fits(course: Course):
     tokenizer = models.load_tokenizer(course.profile.model.tokenizer or course.profile.model.path)
     room = course.profile.model.max_length - int(1.5 * course.profile.sampling.max_new_tokens)
     return lambda prompt: len(chat.encode_prompt(tokenizer, prompt)) <= room
-
-
-def own_prompts(course: Course, sizes: Mapping[str, int], pairs: Stage) -> tuple[list[dict], list[Ledger]]:
-    """Prompts of data.prompts that no preference pair has, dealt to the splits in hash order.
-
-    With {iteration} in the path each iteration has its own set, as in the paper (3 x 20,000, section 3.3). The splits
-    "eval" and "choose" then come out of the set after the last iteration's (the released ones go on to the ninth);
-    where there is none, out of all sets, before the iterations get theirs.
-    """
-    path = course.profile.data.prompts
-    taken = {r for file in ("train.parquet", "heldout.parquet") for r in pairs.rows(file)["prompt_id"]}
-    fits, found, ledgers = _prompt_fits(course), {}, []
-    if "{iteration}" not in path:
-        fresh = _fresh_prompts(local(path), taken, found, fits, "prompts-read", ledgers)
-        return _deal_prompts(fresh, sizes), ledgers
-    iterations = {split: int(split.rpartition("-")[2]) for split in sizes if split.startswith("iteration-")}
-    others = {split: size for split, size in sizes.items() if split not in iterations}
-    numbers = sorted(iterations.values())
-    if others and _has_set(path, numbers[-1] + 1):
-        numbers.append(numbers[-1] + 1)
-    sets = {
-        t: _fresh_prompts(local(of_iteration(path, t)), taken, found, fits, f"prompts-read-{t}", ledgers)
-        for t in numbers
-    }
-    spare = numbers[-1] not in iterations.values()
-    dealt = _deal_prompts(sets[numbers[-1]] if spare else found, others, None if spare else sizes)
-    used = {row["prompt_id"] for row in dealt}
-    for split, t in iterations.items():
-        rest = {key: row for key, row in sets[t].items() if key not in used}
-        dealt += _deal_prompts(rest, {split: sizes[split]})
-    return dealt, ledgers
-
-
-def _has_set(path: str, iteration: int) -> bool:
-    """Whether there is a prompt set of this iteration: here, or one of those that the authors are known to have
-    released (iterative-prompt-v1, iterations 1 to 9)."""
-    from rlhf_kit.sources.public_sets import locate
-
-    name = of_iteration(path, iteration)
-    released = path == "RLHFlow/iterative-prompt-v1-iter{iteration}-20K" and iteration <= 9
-    return project_path(name).exists() or locate((name,)) is not None or released
-
-
-def _fresh_prompts(
-    source: str, taken: set[str], found: dict[str, dict], fits: Callable, stage: str, ledgers: list[Ledger]
-) -> dict[str, dict]:
-    """Prompt rows of one source by key, without those that a pair or an earlier source (`found`, added to) has."""
-    from rlhf_kit.preferences import prompt_key
-    from rlhf_kit.sources.conversations import load_prompts
-
-    rows, reading = load_prompts(source)
-    fresh: dict[str, dict] = {}
-    dropped = {"repeated": 0, "also in the preference pairs": 0, "too long": 0}
-    for prompt in rows:
-        key = prompt_key(prompt)
-        why = "repeated" if key in found else "also in the preference pairs" if key in taken else None
-        why = why or (None if fits(prompt) else "too long")
-        if why:
-            dropped[why] += 1
-        else:
-            fresh[key] = found[key] = {"prompt_id": key, "prompt": prompt, "category": "all", "kind": "own"}
-    ledgers += [reading, Ledger(stage, len(rows), len(fresh), dropped)]
-    return fresh
-
-
-def _deal_prompts(
-    found: Mapping[str, dict], sizes: Mapping[str, int], of: Mapping[str, int] | None = None
-) -> list[dict]:
-    """Rows of each split in hash order; where there are too few, each split gets its share (of all splits in `of`)."""
-    order, dealt = iter(sorted(found)), []
-    share = min(1.0, len(found) / sum((of or sizes).values())) if sizes else 1.0
-    for split, size in sizes.items():
-        dealt += [
-            {**found[key], "split": split}
-            for _, key in zip(range(max(1, int(size * share))), order, strict=False)
-        ]
-    return dealt
-
-
-def own_demonstrations(course: Course, away: set[str]) -> tuple[Dataset, list[Ledger]]:
-    """The first data.sft_rows conversations of data.sft that open like none of `away`: {prompt_id, messages, category}.
-
-    The rows are read one at a time and no further than needed: the released sets have a million and more. They are the
-    first ones, so that of a set in the order of its sources a part is no fair sample.
-    """
-    import pyarrow as pa
-
-    from rlhf_kit.preferences import opening_key, prompt_key
-    from rlhf_kit.sources.conversations import conversation, read
-    from rlhf_kit.sources.spill import RowTable, turns_type
-
-    data = course.profile.data
-    columns = (("prompt_id", pa.string()), ("messages", turns_type()), ("category", pa.string()))
-    table = RowTable(pa.schema(columns))
-    usable, unusable = 0, {"empty": 0, "turns": 0}
-    for one in read(local(data.sft), conversation):
-        if one.turns is None:
-            unusable[one.reason] = unusable.get(one.reason, 0) + 1
-            continue
-        usable += 1
-        if opening_key(one.turns) not in away:
-            table.add({"prompt_id": prompt_key(one.turns[:-1]), "messages": one.turns, "category": "all"})
-            if table.rows == data.sft_rows:
-                break
-    if not usable:
-        raise KitError(f"{data.sft}: no usable row in it")
-    if not table.rows:
-        raise KitError(f"{data.sft}: every conversation in it opens like a prompt that is kept for sampling and testing")
-    dropped = {"their prompts are kept for sampling and testing": usable - table.rows}
-    ledgers = [
-        Ledger("demonstrations-read", usable + sum(unusable.values()), usable, unusable),
-        Ledger("demonstrations", usable, table.rows, dropped),
-    ]
-    return table.dataset(), ledgers

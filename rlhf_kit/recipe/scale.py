@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rlhf_kit.course import Course, model_folder
-from rlhf_kit.profiles import Lora
+from rlhf_kit.profile_schema import Lora
 from rlhf_kit.recipe.policy import TRAINING
 from rlhf_kit.runs import Stage, derive_seed, write_json
 

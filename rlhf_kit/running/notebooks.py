@@ -13,13 +13,15 @@ import nbformat
 import yaml
 
 from rlhf_kit.errors import KitError
+from rlhf_kit.running import cards
 from rlhf_kit.runs import PROJECT, file_hash, stable_hash, write_text
 
 FOLDER = PROJECT / "notebooks"
 # Modules that arrange the work and cannot change a notebook's numbers; a change in them re-executes nothing.
-ARRANGING = {"__main__", "cli", "doctor", "inputs", "progress", "site"} | {
+ARRANGING = {"__main__", "cli", "doctor", "exercises/__main__", "exercises/solutions", "inputs", "progress", "site"} | {
     f"running/{name}" for name in "__init__ execute notebooks report results runner sweep".split()
 }
+ARRANGING |= {"running/cards"}  # the times in the opening cards
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ def code_key() -> str:
     parts = [
         [str(p.relative_to(package)), file_hash(p)]
         for p in sorted(package.rglob("*.py"))
-        if str(p.relative_to(package).with_suffix("")) not in ARRANGING
+        if not {str(p.relative_to(package).with_suffix("")), p.relative_to(package).parts[0]} & ARRANGING
     ]
     data = PROJECT / "data"
     skipped = {data / "expected" / "timings.yaml", data / "expected" / "summary.png"}
@@ -198,8 +200,24 @@ def local_key(path: str | None) -> Any:
 
 def content_key(book: Notebook, parameters: dict[str, Any], *shared: Any) -> str:
     """Key of an executed notebook: its cells' sources (not their outputs), parameters, and what is shared."""
-    cells = [[c.cell_type, c.source] for c in read(book.path).cells]
+    cells = [[c.cell_type, cards.without_times(c.source)] for c in read(book.path).cells]
     return stable_hash(cells, parameters, *shared)
+
+
+def sources_key(book: nbformat.NotebookNode) -> str:
+    """Key of a notebook's code, without injected parameters and the cell that holds a published copy's address."""
+    skipped = {"injected-parameters", "colab"}
+    return stable_hash(
+        [c.source for c in book.cells if c.cell_type == "code" and not skipped & set(c.metadata.get("tags", []))]
+    )
+
+
+def stored_key(book: nbformat.NotebookNode) -> str | None:
+    """The key of the code that made a lesson's stored outputs; None if it was never stored by `clean`.
+
+    It equals `sources_key` unless the code was changed since: then `make notebooks` is due.
+    """
+    return book.metadata.get("rlhf_kit", {}).get("executed_sources")
 
 
 # ---------------------------------------------------------------- executed notebooks
@@ -252,7 +270,8 @@ def died_in(path: Path) -> str | None:
 
 
 def clean(executed: Path, target: Path) -> None:
-    """Stores an executed notebook as a lesson: without injected parameters, papermill and widget metadata."""
+    """Stores an executed notebook as a lesson: without injected parameters, papermill and widget metadata, with the key
+    of the code that made its outputs."""
     book = read(executed)
     book.metadata = nbformat.from_dict(
         {k: v for k, v in book.metadata.items() if k in ("kernelspec", "language_info")}
@@ -262,6 +281,7 @@ def clean(executed: Path, target: Path) -> None:
     )
     book.metadata["language_info"] = nbformat.from_dict({"name": "python"})
     book.cells = [c for c in book.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    book.metadata["rlhf_kit"] = nbformat.from_dict({"executed_sources": sources_key(book)})
     count = 0
     for cell in book.cells:
         keep = ("tags", "jupyter", "editable", "deletable", "slideshow")

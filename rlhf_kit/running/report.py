@@ -228,7 +228,7 @@ def markdown(found: Mapping) -> str:
 
 def page(found: Mapping) -> str:
     """The content of `compare` as one HTML page that fetches nothing; everything is escaped."""
-    from rlhf_kit.site import STYLE
+    from rlhf_kit.site.page import style
 
     text = lambda value: html.escape(_text(value), quote=True)  # noqa: E731
     title = f"Run {found['run']}" + (f" against {found['against']}" if found["against"] else "")
@@ -241,8 +241,8 @@ def page(found: Mapping) -> str:
         parts.append(f"<h2>{text(heading)}</h2>\n<p>{text(note)}</p>\n<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>")
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title>\n'
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{STYLE}</style></head>\n<body>\n'
-            + "\n".join(parts) + "\n</body></html>\n")
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{style()}</style></head>\n<body><main>\n'
+            + "\n".join(parts) + "\n</main></body></html>\n")
 
 
 def _interval(line: Mapping) -> str:

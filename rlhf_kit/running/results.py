@@ -52,7 +52,11 @@ def conclude(run: Run) -> int:
 def store_outputs(run: Run, folder: Path = notebooks.FOLDER) -> list[Path]:
     """Copies the run's executed notebooks, cleaned, over the lessons in `folder`, and the README's figure."""
     stored = []
-    for name in records(run, "executed"):
+    executed = records(run, "executed")
+    solved = [n for n, r in executed.items() if r["value"].get("parameters", {}).get("EXERCISES") == "solution"]
+    if solved:
+        raise KitError(f"{solved[0]} was executed with EXERCISES=solution; run it without, or its solutions would be stored")
+    for name in executed:
         executed = run.path / "notebooks" / f"{name}.ipynb"
         if executed.is_file() and (folder / executed.name).is_file():
             notebooks.clean(executed, folder / executed.name)

@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import yaml
 
 from rlhf_kit import inputs, profiles
 from rlhf_kit.errors import KitError
+from rlhf_kit.exercises import solutions
 from rlhf_kit.files import locked
 from rlhf_kit.machine import child_environment
 from rlhf_kit.progress import Display, Events, clock
@@ -91,6 +93,7 @@ def run_course(options: Options) -> tuple[int, Run]:
             common = {"PROFILE": given, "SEED": options.seed, "RUN": name, "INTERACTIVE": False}
             common = {k: v for k, v in common.items() if k in book.parameters}
             injected[book.name] = {**common, **injected[book.name]}
+            solutions.to_execute(book.path, injected[book.name])  # an unknown mode ends it before anything starts
         shared = (
             profile.model_dump(mode="json"),
             notebooks.code_key(),
@@ -134,7 +137,8 @@ def _execute_all(
     display = Display(names, expected_seconds(run, shared[0]["name"]))
     display.line(f"run {run.name}: {len(books)} notebook(s) -> {shown(run.path)}")
     for book in books:
-        key = notebooks.content_key(book, injected[book.name], *shared)
+        cells = solutions.to_execute(book.path, injected[book.name]).cells
+        key = notebooks.content_key(book, injected[book.name], *shared, [cell.source for cell in cells])
         display.name = book.name
         if not again and _is_done(run, book, key):
             display.done("found (nothing changed)")
@@ -211,13 +215,15 @@ def execute(
     _log(run, book).parent.mkdir(exist_ok=True)
     output, partial = folder / book.path.name, folder / f".partial-{book.path.name}"
     result, spec = folder / f".partial-{book.name}.result", folder / f".partial-{book.name}.spec"
+    source = folder / f".partial-{book.name}.source.ipynb"
     for path in (output, partial, result, folder / f"{book.name}.failed.ipynb"):
         path.unlink(missing_ok=True)
     _forget(run, book.name)
+    write_text(source, nbformat.writes(solutions.to_execute(book.path, parameters)))
     write_json(
         spec,
         {
-            "source": str(book.path),
+            "source": str(source),
             "output": str(partial),
             "result": str(result),
             "cwd": str(book.path.parent),
@@ -264,8 +270,8 @@ def execute(
         return problem
     peak = max(peak, records(run, "finished")[book.name]["value"].get("peak_memory_mb") or 0.0)
     os.replace(partial, output)
-    spec.unlink()
-    result.unlink()
+    for path in (source, spec, result):
+        path.unlink()
     record(
         run,
         "executed",

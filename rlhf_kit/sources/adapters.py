@@ -34,7 +34,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlhf_kit.errors import KitError
-from rlhf_kit.sources import public_adapters
+from rlhf_kit.sources import public_adapters, public_schemas
 from rlhf_kit.sources.fields import (
     PROMPT,
     BadRow,
@@ -189,7 +189,7 @@ def _scored_pair(prompt: list[Message], best: tuple[Message, float], worst: tupl
 
 def sniff(row: Row) -> str | None:
     """The adapter whose layout this row has, or None."""
-    public = public_adapters.sniff(row)
+    public = public_schemas.sniff(row)
     if public:
         return public
     chosen, rejected = row.get("chosen"), row.get("rejected")

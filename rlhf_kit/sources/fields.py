@@ -172,3 +172,56 @@ def kind_of(value: Any) -> str:
         return "null"
     kinds = {dict: "an object", list: "a list", str: "text", int: "a number", float: "a number"}
     return kinds.get(type(value), f"a value of type {type(value).__name__}")
+
+
+# ---------------------------------------------------------------- numbers, choices and lists of public sets
+
+
+def rating_in(value: Any, field: str) -> float | None:
+    """A score, or None for what public sets write where there is none: null, nan, an empty text, N/A."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, str) and value.strip().lower() in ("", "n/a", "none", "nan"):
+        return None
+    return number_of(value, field)
+
+
+def rating_of(row: Row, *names: str) -> float | None:
+    """The score under the first of `names` that is a column at all: a renamed column is a fault, an empty one is not."""
+    for name in names:
+        if name in row:
+            return rating_in(row[name], name)
+    raise BadRow("missing_field", f"has no {names[0]!r}")
+
+
+def required_number(row: Row, field: str) -> float:
+    number = number_of(field_of(row, field), field)
+    if number is None:
+        raise BadRow("missing_field", f"has no {field!r}")
+    return number
+
+
+def choice_of(row: Row, field: str) -> int:
+    value = field_of(row, field)
+    number = float(value) if isinstance(value, bool) else number_of(value, field)
+    if number not in (0, 1):
+        raise BadRow("wrong_type", f"has something other than 0 or 1 under {field!r}")
+    return int(number)
+
+
+def flag_of(row: Row, field: str) -> bool:
+    return bool(choice_of(row, field))
+
+
+def list_of(row: Row, field: str) -> list[Any]:
+    value = field_of(row, field)
+    if not isinstance(value, list | tuple):
+        raise BadRow("wrong_type", f"has {kind_of(value)} under {field!r} where a list is expected")
+    return list(value)
+
+
+def objects_of(row: Row, field: str) -> list[Mapping[str, Any]]:
+    found = list_of(row, field)
+    if not all(isinstance(one, Mapping) for one in found):
+        raise BadRow("wrong_type", f"has something other than objects in {field!r}")
+    return found

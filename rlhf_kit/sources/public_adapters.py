@@ -21,10 +21,17 @@ from rlhf_kit.sources.fields import (
     Message,
     Pair,
     Row,
+    choice_of,
     field_of,
+    flag_of,
     kind_of,
+    list_of,
     messages_of,
     number_of,
+    objects_of,
+    rating_in,
+    rating_of,
+    required_number,
     text_of,
 )
 
@@ -42,8 +49,8 @@ def shp(row: Row) -> list[Pair]:
     Left out: "small_ratio", a score ratio of 2 or less, and beyond five pairs of a prompt "many_pairs" (card of
     RLHFlow/SHP-standard, train split). Which five is not verified; the kit takes the first.
     """
-    first = _choice(row, "labels") == 1
-    scores = [_number(row, f"score_{side}") for side in "AB"]
+    first = choice_of(row, "labels") == 1
+    scores = [required_number(row, f"score_{side}") for side in "AB"]
     ratio = number_of(row.get("score_ratio"), "score_ratio")
     if ratio is None:
         ratio = max(scores) / min(scores) if min(scores) > 0 else math.inf
@@ -60,8 +67,8 @@ def helpsteer(row: Row) -> list[Pair]:
     Every pair of a prompt's responses, by the mean of helpfulness and correctness (the authors' README of March 2024),
     ties left out. That this rule gives Table 5's 37,131 pairs is not verified: the conversion's card names none.
     """
-    answers = [_answer(text, "responses") for text in _list(row, "responses")]
-    scores = [_rating(score, "scores") for score in _list(row, "scores")]
+    answers = [_answer(text, "responses") for text in list_of(row, "responses")]
+    scores = [rating_in(score, "scores") for score in list_of(row, "scores")]
     if len(answers) != len(scores):
         raise BadRow("wrong_type", "does not have one score for each response")
     return _every_pair(_user(row, "prompt"), answers, scores)
@@ -75,8 +82,8 @@ def pku(row: Row) -> list[Pair]:
     split, so nothing is left out for being unsafe; how the authors merged the two signals is not verified (their
     preferred answers are the shorter ones, as refusals are). `pku_safe` wants a safe answer to prefer.
     """
-    safe = [_flag(row, f"is_response_{i}_safe") for i in (0, 1)]
-    better = safe.index(True) if safe[0] != safe[1] else _choice(row, "better_response_id")
+    safe = [flag_of(row, f"is_response_{i}_safe") for i in (0, 1)]
+    better = safe.index(True) if safe[0] != safe[1] else choice_of(row, "better_response_id")
     answers = [_answer(field_of(row, f"response_{i}"), f"response_{i}") for i in (0, 1)]
     return [_pair(_user(row, "prompt"), answers, [None, None], better)]
 
@@ -84,7 +91,7 @@ def pku(row: Row) -> list[Pair]:
 def pku_safe(row: Row) -> list[Pair]:
     """The same, but a row whose two answers are both unsafe is left out ("both_unsafe"): not the paper's rule."""
     found = pku(row)
-    if not any(_flag(row, f"is_response_{i}_safe") for i in (0, 1)):
+    if not any(flag_of(row, f"is_response_{i}_safe") for i in (0, 1)):
         raise BadRow("both_unsafe", "has two unsafe answers")
     return found
 
@@ -97,9 +104,9 @@ def ultrafeedback(row: Row) -> list[Pair]:
     RLHFlow/UltraFeedback-preference-standard, 340,025 pairs).
     """
     answers, scores = [], []
-    for one in _objects(row, "completions"):
+    for one in objects_of(row, "completions"):
         answers.append(_answer(field_of(one, "response"), "response"))
-        scores.append(_rating_of(one, "fine-grained_score"))
+        scores.append(rating_of(one, "fine-grained_score"))
     return _every_pair(_user(row, "instruction"), answers, scores)
 
 
@@ -123,10 +130,10 @@ def code_ultrafeedback(row: Row) -> list[Pair]:
     50,156 pairs). The authors' script compares the texts and lets N/A through, so that a few of theirs differ.
     """
     ratings = {}
-    for one in _objects(row, "annotations"):
-        ratings[_name(one)] = _rating_of(one, "rating")
+    for one in objects_of(row, "annotations"):
+        ratings[_name(one)] = rating_of(one, "rating")
     answers, scores = [], []
-    for one in _objects(row, "responses"):
+    for one in objects_of(row, "responses"):
         answers.append(_answer(field_of(one, "response"), "response"))
         scores.append(ratings.get(_name(one)))
     return _every_pair(_user(row, "instruction"), answers, scores)
@@ -136,7 +143,7 @@ def argilla_math(row: Row) -> list[Pair]:
     """argilla/distilabel-math-preference-dpo: `instruction`, `chosen_response`, `rejected_response`, `chosen_rating`,
     `rejected_rating` (card). Only cleaning applies; Table 5's 2,418 pairs are all of its rows."""
     answers = [_answer(field_of(row, f"{side}_response"), f"{side}_response") for side in ("chosen", "rejected")]
-    scores = [_rating_of(row, f"{side}_rating") for side in ("chosen", "rejected")]
+    scores = [rating_of(row, f"{side}_rating") for side in ("chosen", "rejected")]
     return [_pair(_user(row, "instruction"), answers, scores, 0)]
 
 
@@ -157,7 +164,7 @@ def distilabel_orca(row: Row) -> list[Pair]:
         if name not in row:
             raise BadRow("missing_field", f"has no {name!r}")
     ratings = row["rating"] if row["rating"] is not None else []
-    scores = [_rating(one, "rating") for one in _list({"rating": ratings}, "rating")]
+    scores = [rating_in(one, "rating") for one in list_of({"rating": ratings}, "rating")]
     if row["status"] is not None and text_of(row["status"], "status") == "tie":
         raise BadRow("tie", "has the status 'tie'")
     if len(scores) != 2 or None in scores:
@@ -171,7 +178,7 @@ def distilabel_capybara(row: Row) -> list[Pair]:
     same with `rating_chosen`, `rating_rejected`. Ties left out (the authors' README). `prompt` is not looked at: it
     is a text made for the judge."""
     sides = [messages_of(field_of(row, side), side) for side in ("chosen", "rejected")]
-    scores = [_rating_of(row, f"{side}_rating", f"rating_{side}") for side in ("chosen", "rejected")]
+    scores = [rating_of(row, f"{side}_rating", f"rating_{side}") for side in ("chosen", "rejected")]
     return [Pair(*sides, *scores)]
 
 
@@ -188,10 +195,10 @@ def summarize(row: Row) -> list[Pair]:
         said = f"SUBREDDIT: r/{where}\nTITLE: {title}\nPOST: {text_of(info['post'], 'post')}\nTL;DR:"
     else:
         said = f"ARTICLE: {text_of(field_of(info, 'article'), 'article')}\nTL;DR:"
-    answers = [_answer(field_of(one, "text"), "summaries") for one in _objects(row, "summaries")]
+    answers = [_answer(field_of(one, "text"), "summaries") for one in objects_of(row, "summaries")]
     if len(answers) != 2:
         raise BadRow("wrong_type", f"has {len(answers)} summaries, not two")
-    return [_pair([{"role": "user", "content": said}], answers, [None, None], _choice(row, "choice"))]
+    return [_pair([{"role": "user", "content": said}], answers, [None, None], choice_of(row, "choice"))]
 
 
 _PARTS = re.compile(r"\[CONTEXT\] (.*) \[RESPONSE A\] (.*) \[RESPONSE B\] (.*)", re.DOTALL)
@@ -256,7 +263,7 @@ def by_prompt(rows: Iterable[tuple[str, Row | BadRow]]) -> Iterator[tuple[str, R
                 raise row
             prompt = text_of(field_of(row, "prompt"), "prompt")
             answer = text_of(field_of(row, "response"), "response")
-            score = sum(_number(row, name) for name in ("helpfulness", "correctness")) / 2
+            score = sum(required_number(row, name) for name in ("helpfulness", "correctness")) / 2
         except BadRow as bad:
             yield place, bad
             continue
@@ -268,41 +275,6 @@ def by_prompt(rows: Iterable[tuple[str, Row | BadRow]]) -> Iterator[tuple[str, R
 
 
 GROUPS = {"helpsteer": by_prompt}
-
-
-# ---------------------------------------------------------------- which one?
-
-_SCHEMAS = (  # columns that no other layout has all of
-    ("shp", {"history", "human_ref_A", "human_ref_B", "labels"}),
-    ("helpsteer", {"prompt", "response", "helpfulness", "correctness"}),
-    ("pku", {"prompt", "response_0", "response_1", "better_response_id"}),
-    ("ultrainteract", {"trajectory", "chosen", "rejected"}),
-    ("code_ultrafeedback", {"instruction", "responses", "annotations"}),
-    ("argilla_math", {"instruction", "chosen_response", "rejected_response"}),
-    ("distilabel_orca", {"input", "chosen", "rejected", "status", "rating"}),
-    ("summarize", {"info", "summaries", "choice"}),
-)
-
-
-def sniff(row: Row) -> str | None:
-    """The public set whose columns this row has, or None."""
-    for name, columns in _SCHEMAS:
-        if columns <= row.keys():
-            return name
-    completions = row.get("completions")
-    if row.get("instruction") is not None and isinstance(completions, list | tuple) and completions:
-        if isinstance(completions[0], Mapping) and "fine-grained_score" in completions[0]:
-            return "ultrafeedback"
-    turns = row.get("messages")
-    if isinstance(turns, list | tuple) and len(turns) == 2 and isinstance(turns[0], Mapping):
-        said = turns[0].get("content")
-        if isinstance(said, str) and said.startswith("[CONTEXT] ") and "[RESPONSE B]" in said:
-            return "pair_prompt"
-    rated = any({f"{a}_{b}" for a, b in names} <= row.keys() for names in (
-        (("chosen", "rating"), ("rejected", "rating")), (("rating", "chosen"), ("rating", "rejected"))))  # fmt: skip
-    if rated and all(isinstance(row.get(side), list | tuple) for side in ("chosen", "rejected")):
-        return "distilabel_capybara"
-    return None
 
 
 # ---------------------------------------------------------------- pieces
@@ -337,56 +309,5 @@ def _every_pair(prompt: list[Message], answers: list[Message], scores: list[floa
     return found
 
 
-def _rating(value: Any, field: str) -> float | None:
-    """A score, or None for what public sets write where there is none: null, nan, an empty text, N/A."""
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    if isinstance(value, str) and value.strip().lower() in ("", "n/a", "none", "nan"):
-        return None
-    return number_of(value, field)
-
-
-def _rating_of(row: Row, *names: str) -> float | None:
-    """The score under the first of `names` that is a column at all: a renamed column is a fault, an empty one is not."""
-    for name in names:
-        if name in row:
-            return _rating(row[name], name)
-    raise BadRow("missing_field", f"has no {names[0]!r}")
-
-
-def _number(row: Row, field: str) -> float:
-    number = number_of(field_of(row, field), field)
-    if number is None:
-        raise BadRow("missing_field", f"has no {field!r}")
-    return number
-
-
-def _choice(row: Row, field: str) -> int:
-    value = field_of(row, field)
-    number = float(value) if isinstance(value, bool) else number_of(value, field)
-    if number not in (0, 1):
-        raise BadRow("wrong_type", f"has something other than 0 or 1 under {field!r}")
-    return int(number)
-
-
-def _flag(row: Row, field: str) -> bool:
-    return bool(_choice(row, field))
-
-
-def _list(row: Row, field: str) -> list[Any]:
-    value = field_of(row, field)
-    if not isinstance(value, list | tuple):
-        raise BadRow("wrong_type", f"has {kind_of(value)} under {field!r} where a list is expected")
-    return list(value)
-
-
-def _objects(row: Row, field: str) -> list[Mapping[str, Any]]:
-    found = _list(row, field)
-    if not all(isinstance(one, Mapping) for one in found):
-        raise BadRow("wrong_type", f"has something other than objects in {field!r}")
-    return found
-
-
 def _name(row: Row) -> str:
     return text_of(field_of(row, "model"), "model")
-

@@ -1,16 +1,13 @@
-"""What every training call shares: our settings as TRL's arguments, batches of like length, resume, history."""
+"""What every training call shares: batches of like length, resume, history, saving."""
 
 from __future__ import annotations
 
-import functools
-import gc
-import inspect
 import math
 import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +19,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from rlhf_kit import models
 from rlhf_kit.errors import KitError
 from rlhf_kit.runs import write_json
-from rlhf_kit.trainers.batches import LengthBatches, SharedBatches, world_size
-
-SAVE_STEPS = 200  # a checkpoint every so many optimizer steps; a shorter run makes none
+from rlhf_kit.trainers.batches import LengthBatches, SharedBatches
 
 
 @dataclass(frozen=True)
@@ -35,104 +30,6 @@ class Trained:
     history: list[dict]
     seconds: float
     facts: dict = field(default_factory=dict)
-
-
-# ---------------------------------------------------------------- settings -> arguments
-
-
-def setting(settings: Any, name: str, default: Any = None) -> Any:
-    """`settings.name` (or settings["name"]), and `default` where it is missing or None."""
-    value = settings.get(name) if isinstance(settings, Mapping) else getattr(settings, name, None)
-    return default if value is None else value
-
-
-def max_length_of(settings: Any, max_length: int) -> int:
-    """The stage's own limit in tokens where it has one, else the model's."""
-    return int(setting(settings, "max_length", max_length))
-
-
-def batches(settings: Any, rows: int) -> tuple[int, int, int]:
-    """(rows on one device at once, micro batches a step, optimizer steps in all). `batch_size` is the global batch."""
-    world = world_size()
-    total = int(setting(settings, "batch_size", 32))
-    most = max(1, total // world)
-    micro = min(int(setting(settings, "micro_batch_size", most)), most)
-    if total % (micro * world):
-        raise KitError(
-            f"batch_size {total} is not a multiple of micro_batch_size {micro} x {world} process(es)"
-        )
-    accumulation = total // (micro * world)
-    steps = max(
-        1, math.ceil(math.ceil(rows / (micro * world * accumulation)) * float(setting(settings, "epochs", 1)))
-    )
-    return micro, accumulation, steps
-
-
-def trainer_args(
-    config_class: type,
-    out: Path,
-    settings: Any,
-    machine: Any,
-    seed: int,
-    rows: int,
-    progress: bool,
-    **more: Any,
-):
-    """A TRL config: fp32 or bf16 autocast as the machine says, no telemetry, no reports, nothing on standard output."""
-    micro, accumulation, steps = batches(settings, rows)
-    on_cpu = machine.device == "cpu"
-    save = int(setting(settings, "save_steps", SAVE_STEPS))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(trl|transformers)\b.*")
-        return config_class(
-            output_dir=str(out / "checkpoints"),
-            seed=seed,
-            data_seed=seed,
-            num_train_epochs=float(setting(settings, "epochs", 1)),
-            per_device_train_batch_size=micro,
-            gradient_accumulation_steps=accumulation,
-            learning_rate=float(setting(settings, "learning_rate", 1e-3)),
-            lr_scheduler_type=setting(settings, "schedule", "cosine"),
-            warmup_steps=float(setting(settings, "warmup_ratio", 0.0)),  # below 1 it is a share of the steps
-            weight_decay=float(setting(settings, "weight_decay", 0.0)),
-            max_grad_norm=float(setting(settings, "max_grad_norm", 1.0)),
-            optim="adamw_torch",
-            use_cpu=on_cpu,
-            bf16=bool(machine.autocast_bf16),
-            fp16=machine.dtype == "float16" and not on_cpu,
-            gradient_checkpointing=bool(setting(settings, "gradient_checkpointing", False)),
-            logging_strategy="steps",
-            logging_steps=max(1, steps // 50),
-            logging_first_step=True,
-            logging_nan_inf_filter=False,  # else a loss that is no number is logged as a number
-            save_strategy="steps" if steps > save else "no",
-            save_steps=save,
-            save_total_limit=1,
-            eval_strategy="no",
-            report_to="none",
-            disable_tqdm=not progress,
-            dataloader_num_workers=0,
-            dataloader_pin_memory=not on_cpu,
-            max_length=None,  # rows too long were counted and dropped before
-            **more,
-        )
-
-
-def choose_attention(models_: Sequence, machine: Any, settings: Any, longest: int, sides: int = 1) -> str:
-    """The attention that these models train with, the same in all: "sdpa", or "eager" where that is faster.
-
-    Under bf16 autocast on a CPU, the backward pass of PyTorch's fused attention is the slowest part of training;
-    written out, a 2M-parameter model trains 1.5 times as fast (48 to 160 tokens a row). The written-out attention keeps
-    its weights for the backward pass, so it is taken only while they stay below half a GB. sides: sequences a row.
-    """
-    config = models_[0].config
-    rows = int(setting(settings, "micro_batch_size", setting(settings, "batch_size", 32))) * sides
-    kept = 8 * rows * config.num_attention_heads * config.num_hidden_layers * longest**2
-    eager = machine.device == "cpu" and machine.autocast_bf16 and kept < 2**29
-    for model in models_:
-        if eager:
-            model.set_attn_implementation("eager")
-    return models_[0].config._attn_implementation
 
 
 # ---------------------------------------------------------------- what all trainers share
@@ -272,55 +169,6 @@ def _shared(trainer) -> dict:
     if trainer.kit_batches is not None:
         shared["rows_left_over_each_epoch"] = trainer.kit_batches.left_over
     return shared
-
-
-# ---------------------------------------------------------------- out of memory
-
-
-def tells_memory(train: Callable) -> Callable:
-    """A training call whose lack of memory is one KitError that says what to lower. What it had on the device is freed."""
-    signature = inspect.signature(train)
-
-    @functools.wraps(train)
-    def run(*args, **kwargs):
-        try:
-            return train(*args, **kwargs)
-        except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
-                raise
-            given = signature.bind(*args, **kwargs).arguments
-            told = _memory_advice(train.__name__, given["settings"], given.get("lora"), error)
-        # Raised outside of the handler: the traceback would keep the tensors of the failed step alive.
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        raise KitError(told)
-
-    return run
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        said in text for said in ("out of memory", "can't allocate memory", "cannot allocate memory")
-    )
-
-
-def _memory_advice(call: str, settings: Any, lora: Any, error: BaseException) -> str:
-    section = call.removeprefix("train_")
-    micro = int(setting(settings, "micro_batch_size", max(1, int(setting(settings, "batch_size", 32)) // world_size())))
-    lower = [f"{section}.micro_batch_size below {micro}"] if micro > 1 else [f"{section}.max_length"]
-    if not setting(settings, "gradient_checkpointing", False):
-        lower.append(f"{section}.gradient_checkpointing=true")
-    if lora is None:
-        lower.append("model.lora (trains adapters alone)")
-    elif setting(lora, "quantization", "none") == "none":
-        lower.append("model.lora.quantization=nf4")
-    first = (str(error).strip().splitlines() or ["no memory"])[0]
-    return (
-        f"{section}: the training does not fit into memory ({first[:160]}); try {', or '.join(lower)}, or more GPUs "
-        "(launch.processes with launch.strategy fsdp2); the stages made so far are kept"
-    )
 
 
 # ---------------------------------------------------------------- saving

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
 import gc
 import math
 import time
@@ -24,19 +20,8 @@ from trl import DPOConfig, DPOTrainer
 from rlhf_kit import models
 from rlhf_kit.batching import by_length
 from rlhf_kit.errors import KitError
-from rlhf_kit.trainers.common import (
-    KitTrainer,
-    Trained,
-    choose_attention,
-    finish,
-    max_length_of,
-    run_trainer,
-    setting,
-    sharded,
-    tells_memory,
-    trainer_args,
-    training_machine,
-)
+from rlhf_kit.trainers.arguments import choose_attention, max_length_of, setting, trainer_args
+from rlhf_kit.trainers.common import KitTrainer, Trained, finish, run_trainer, sharded, training_machine
 from rlhf_kit.trainers.lora import (
     finish_lora,
     float_adapters,
@@ -47,6 +32,7 @@ from rlhf_kit.trainers.lora import (
     quantized,
     with_adapter,
 )
+from rlhf_kit.trainers.memory import tells_memory
 from rlhf_kit.trainers.rows import dpo_encoder, encode_rows
 
 

@@ -16,6 +16,7 @@ import gc
 import importlib.util
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,14 @@ from rlhf_kit.batching import pad
 from rlhf_kit.checkpoints import model_files, opening
 from rlhf_kit.errors import KitError
 from rlhf_kit.runs import project_path, read_json, write_json
-from rlhf_kit.trainers.common import Trained, close, setting, sharded
+from rlhf_kit.trainers.arguments import setting
+from rlhf_kit.trainers.common import Trained, close, sharded
 
 NOTE = "kit.json"  # beside the adapter: which frozen weights it belongs to
 # How far merging may move the model: mean absolute difference of the probe's log-probabilities a token (nats), or of
 # its rewards. Half precision rounds each merged weight to 8 bits.
 MERGE_BOUND = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.05}
+NOISE = 1e-5  # merging differs by so much in float32 already
 
 
 def quantized(lora: Any) -> bool:
@@ -161,6 +164,12 @@ def probe(model, tokenizer, rows: Sequence[Sequence[int]]) -> torch.Tensor:
     return taken[mask.cpu()[:, 1:].bool()]
 
 
+def _frozen(model, tokenizer, rows) -> torch.Tensor:
+    """The probe without the adapter: what training started from (in QLoRA's later iterations, the reference)."""
+    with model.disable_adapter():
+        return probe(model, tokenizer, rows)
+
+
 def finish_lora(
     trainer, tokenizer, out: Path, history: list[dict], facts: dict, begun: float, *, lora: Any,
     base: str | Path | None, open_base: Callable[[], Any], rows: Sequence[Sequence[int]],
@@ -169,7 +178,8 @@ def finish_lora(
 
     base: the folder of the frozen weights, open_base: opens them whole on the CPU (needed where the trained model holds
     them in 4 bits or divided). rows: ids on which the model is compared before and after merging; KitError
-    when it moved by more than MERGE_BOUND. facts["adapter"] keeps the measured error. Every process must call it.
+    when it moved by more than MERGE_BOUND, a warning when rounding moved it by more than half of what training did.
+    facts["adapter"] keeps both. Every process must call it.
     """
     accelerator = trainer.accelerator
     whole = accelerator.get_state_dict(trainer.model_wrapped) if sharded() else None
@@ -178,6 +188,7 @@ def finish_lora(
         folder = out.parent / f".{out.name}.adapter"  # until the whole model is written, `out` must not look finished
         model.save_pretrained(folder, state_dict=whole, save_embedding_layers=False)
         before = None if whole is not None else probe(model, tokenizer, rows)
+        moved = None if before is None else float((before - _frozen(model, tokenizer, rows)).abs().mean())
         if quantized(lora):
             merged = _merge_into(_dequantised(open_base(), model), folder)
         elif whole is not None:
@@ -192,6 +203,13 @@ def finish_lora(
                 f"merging the adapter moved the model by {float(error.mean()):.3g} on average (bound {bound:g}); "
                 f"the adapter alone is kept in {folder}"
             )
+        if error is not None and float(error.mean()) > max(moved / 2, NOISE):
+            warnings.warn(
+                f"merging into {kept} moved the model by {float(error.mean()):.2g} on average, and training by {moved:.2g}: much "
+                "of what was learnt is rounded away in the merged policy; train longer or at a higher learning rate, or keep "
+                "the weights in float32",
+                stacklevel=2,
+            )
         models.save_model(merged.eval(), tokenizer, out)
         _put(folder, out / "adapter")
         facts["adapter"] = {
@@ -201,6 +219,7 @@ def finish_lora(
             "merged_dtype": kept,
             "merge_error_mean": None if error is None else float(error.mean()),
             "merge_error_max": None if error is None else float(error.max()),
+            "moved_mean": moved,  # by training, on the same probe
         }
         write_json(out / "adapter" / NOTE, facts["adapter"])
         close(trainer, out, history)

@@ -46,12 +46,12 @@ def draw_rules(rows: Sequence[Mapping]) -> Figure:
             color = style.CONTROL if row.get("control") else style.MODEL
             ax.errorbar([row["wrong"]], [place], xerr=style.errors([row["wrong"]], [row["low"]], [row["high"]]), fmt="o", color=color,
                         capsize=3, markersize=7)
-            ax.annotate(f"{row['wrong']:.2f}", (row["wrong"], place), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8.5)
+            style.number(ax, f"{row['wrong']:.2f}", (row["wrong"], place))
         ax.set_yticks(range(len(rows)), [row["rule"] for row in rows])
         ax.set_ylim(len(rows) - 0.4, -0.7)
         ax.set_xlim(-0.04, max(0.62, *[row["high"] + 0.03 for row in rows]))
         ax.axvline(0.5, color=style.CONTROL, linestyle=":", label="coin toss")
-        style.label(ax, "Wrong labels", "share of pairs whose chosen answer is truly worse", legend=True)
+        style.label(ax, "Wrong labels (dotted: coin toss)", "share of pairs whose chosen answer is truly worse")
     return fig
 
 
@@ -99,7 +99,7 @@ def draw_penalty_sweep(rows: Sequence[Mapping]) -> Figure:
     ax.plot(x, [row["rejected"] for row in rows], "s--", color=style.OTHER, label="rejected")
     style.label(ax, "Length of the two sides of a pair", "length penalty (reward per character)", "mean length (characters)", legend=True)
     bug.plot(x, [row["reversed"] for row in rows], "D-", color=style.OTHER, label="ordered by raw reward (the bug)")
-    bug.plot(x, [0] * len(x), ":", color=style.CONTROL, label="ordered by penalised reward (eq. 9)")
+    bug.plot(x, [0] * len(x), ":", color=style.CONTROL, label="ordered by penalised reward (paper, eq. 9)")
     bug.set_ylim(-0.03, max(0.2, 1.15 * max(row["reversed"] for row in rows)))
     style.label(bug, "Pairs that reward the penalised answer", "length penalty (reward per character)", "share of pairs", legend=True)
     return fig
@@ -122,7 +122,8 @@ def draw_beta(rows: Sequence[Mapping]) -> Figure:
     fig, (ax,) = style.figure(width=6.8)
     ax.plot([row["kl"] for row in rows], [row["reward"] for row in rows], "o-", color=style.MODEL)
     for row in rows:
-        ax.annotate(f"{row['beta']:g}", (row["kl"], row["reward"]), xytext=(6, -10), textcoords="offset points", fontsize=8.5)
+        style.number(ax, f"{row['beta']:g}", (row["kl"], row["reward"]), (9, -14), ha="left")
+    ax.margins(x=0.08, y=0.12)
     style.label(ax, "The price of reward (each dot: one beta)", "KL(optimal policy || pi_0) in nats", "expected reward")
     return fig
 

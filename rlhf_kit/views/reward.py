@@ -41,14 +41,7 @@ def draw_accuracies(
             style.CONTROL if name.startswith("random") else style.TRUTH if "oracle" in name else style.MODEL
         )
         ax.errorbar([value], [place], xerr=ends, fmt="o", color=color, capsize=3, markersize=7)
-        ax.annotate(
-            f"{value:.3f}",
-            (value, place),
-            xytext=(0, 7),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8.5,
-        )
+        style.number(ax, f"{value:.3f}", (value, place))
     ax.set_yticks(range(len(rows)), [row[0] for row in rows])
     ax.set_ylim(len(rows) - 0.4, -0.7)
     ax.axvline(0.5, color=style.CONTROL, linestyle=":", linewidth=1.3, label="chance")

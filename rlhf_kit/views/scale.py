@@ -62,12 +62,13 @@ def draw_first_losses(rows: Sequence[tuple[str, float]], start: float) -> Figure
     fig, (ax,) = style.figure(width=8.4, height=1.4 + 0.45 * len(rows))
     for place, (_, loss) in enumerate(rows):
         ax.plot([loss], [place], "o", color=style.MODEL, markersize=8)
-        ax.annotate(f"{loss:.6f}", (loss, place), xytext=(9, 0), textcoords="offset points", va="center", fontsize=8.5)
+        style.number(ax, f"{loss:.6f}", (loss, place))
     ax.axvline(start, color=style.CEILING, linestyle="--", label="ln 2: policy equals reference")
     ax.set_yticks(range(len(rows)), [r[0] for r in rows])
     ax.set_ylim(len(rows) - 0.4, -0.7)
     gap = max([abs(loss - start) for _, loss in rows] + [0.005])
     ax.set_xlim(start - 1.6 * gap, start + 1.6 * gap)
+    ax.locator_params(axis="x", nbins=4)
     style.legend_outside(ax)
     style.label(ax, "Loss before the first step tells which model is the reference", "DPO loss (nats a pair)")
     return fig

@@ -16,13 +16,13 @@ from rlhf_kit.views.interactive.force_field import dpo_force_field
 from rlhf_kit.views.interactive.goodhart import goodhart_dial
 from rlhf_kit.views.interactive.judge import be_the_judge
 from rlhf_kit.views.interactive.judge_result import judged_pairs
-from rlhf_kit.views.interactive.mass import answers_over_training, where_did_the_mass_go
+from rlhf_kit.views.interactive.mass import where_did_the_mass_go
 from rlhf_kit.views.interactive.microscope import reward_microscope
 from rlhf_kit.views.interactive.pairs import pair_browser
 from rlhf_kit.views.interactive.recorded import recorded_seeds
 from rlhf_kit.views.interactive.verdict import is_it_really_better
 
 __all__ = [
-    "answers_over_training", "be_the_judge", "bradley_terry_bench", "chat_side_by_side", "dpo_force_field", "goodhart_dial",
+    "be_the_judge", "bradley_terry_bench", "chat_side_by_side", "dpo_force_field", "goodhart_dial",
     "is_it_really_better", "judged_pairs", "pair_browser", "recorded_answers", "recorded_seeds", "reward_microscope", "where_did_the_mass_go",
 ]  # fmt: skip

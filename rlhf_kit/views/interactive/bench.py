@@ -39,7 +39,7 @@ def four_answers(rows: Sequence[Mapping]) -> list[Mapping]:
 
 
 def draw_bench(rows: Sequence[Mapping]) -> Drawing:
-    """rows: {text, reward} and, where known, gold. Values of `move`: A, B, ... (rewards), shift, label "A beats B"."""
+    """rows: {text, reward} and, where known, gold and prompt. Values of `move`: A, B, ... (rewards), shift, label "A beats B"."""
     n, start = len(rows), np.array([row["reward"] for row in rows], dtype=float)
     middle = float(start.mean())
     low, high = min(start.min(), middle - REACH) - 2.2, max(start.max(), middle + REACH) + 2.2
@@ -101,14 +101,17 @@ def draw_bench(rows: Sequence[Mapping]) -> Drawing:
         if shift:
             text += f" {shift:+.1f} on every reward has changed no probability."
         known = rows[0].get("gold") is not None
-        return Said(text, ["answer", "reward", *(["gold"] if known else []), "text"],
-                    [[LETTERS[k], float(r[k]), *([float(rows[k]["gold"])] if known else []), rows[k]["text"]] for k in range(n)])  # fmt: skip
+        table = [[LETTERS[k], float(r[k]), *([float(rows[k]["gold"])] if known else []), rows[k]["text"]] for k in range(n)]
+        if rows[0].get("prompt"):  # what all of them answer
+            asked = " / ".join(turn["content"] for turn in rows[0]["prompt"])
+            table.insert(0, ["prompt", None, *([None] if known else []), asked])
+        return Said(text, ["answer", "reward", *(["gold"] if known else []), "text"], table)
 
     return Drawing(fig, [dots, up, down, *tips, image, *sum(cells, []), here, tangent], move)
 
 
 def bradley_terry_bench(rows: Sequence[Mapping], *, interactive: bool) -> Panel:
-    """Shows the bench for answers of one prompt. rows: {text, reward} and, where known, gold; at most four are taken.
+    """Shows the bench for answers of one prompt. rows: {text, reward} and, where known, gold and prompt (a list of messages); at most four are taken.
 
     Opens with the label that the model likes least: its worst answer beats its best. KitError for fewer than two distinct answers.
     """

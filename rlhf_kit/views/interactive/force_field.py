@@ -79,7 +79,7 @@ def draw_force_field(
     palette, marks = style.colors(list(paths)), ("-", "--", "-.", ":")
     for k, (name, path) in enumerate(paths.items()):
         plane.plot(path[:, 2], path[:, 1], marks[k % 4], color=palette[name], linewidth=1.6, label=name)
-    gone = plane.plot([], [], "-", color=style.BLACK, linewidth=2.2)[0]
+    gone = plane.plot([], [], "-", linewidth=3.4, solid_capstyle="round")[0]  # the way so far, thicker and in its colour
     head = plane.plot([], [], "o", color=style.BLACK, markersize=8, label="the training, at this step")[0]
     mine = plane.plot([], [], "*", color=style.OTHER, markersize=15, label="your point, and its pull")[0]
     dart = plane.quiver(
@@ -126,6 +126,7 @@ def draw_force_field(
         dart.set_offsets([[rejected, chosen]])
         dart.set_UVC([-2 * length * own], [2 * length * own])
         gone.set_data(path[: step + 1, 2], path[: step + 1, 1])
+        gone.set_color(palette[arm])
         head.set_data([r], [c])
         mine.set_data([rejected], [chosen])
         force.set_ydata(pull(gaps, 0.0, beta) / beta)

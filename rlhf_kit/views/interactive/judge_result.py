@@ -149,7 +149,10 @@ def draw_judge(pairs: Sequence[Mapping]) -> Drawing:
         ax.plot([], [], mark, color=style.BLUE, markersize=9)[0]
         for mark, _ in zip((*style.MARKERS,), rows, strict=False)
     ]
-    numbers = [ax.text(0.5, k - 0.32, "", ha="center", va="center", fontsize=9.5) for k in range(len(rows))]
+    on_white = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # so that the dotted line does not strike them
+    numbers = [
+        ax.text(0.5, k - 0.34, "", ha="center", va="center", fontsize=9.5, bbox=on_white) for k in range(len(rows))
+    ]
     ax.axvline(0.5, color=style.CONTROL, linestyle=":", label="coin toss")
     ax.set_yticks(range(len(rows)), rows)
     ax.set(xlim=(-0.02, 1.02), ylim=(len(rows) - 0.4, -0.7))

@@ -89,7 +89,7 @@ def draw_microscope(rows: Sequence[Mapping], score: Callable, gold: Callable | N
         ax.barh([k], [0.0], 0.5, color=color, hatch=hatch, edgecolor="white", linewidth=0)[0]
         for k, (color, hatch) in enumerate(((style.PROXY, ""), (style.TRUTH, "//"))[: len(names)])
     ]
-    numbers = [ax.text(0.0, k - 0.42, "", ha="center", va="center", fontsize=9.5) for k in range(len(names))]
+    numbers = [ax.text(0.0, k, "", va="center", fontsize=9.5) for k in range(len(names))]
     ax.axvline(0, color="black", linewidth=1)
     ax.set_yticks(range(len(names)), names)
     ax.set(xlim=(-4, 4), ylim=(len(names) - 0.5, -0.7))
@@ -128,7 +128,8 @@ def draw_microscope(rows: Sequence[Mapping], score: Callable, gold: Callable | N
                 told += "The reward likes an edit that makes the answer worse: an invitation to hack. "
         for k, (bar, number, value) in enumerate(zip(bars, numbers, change.values(), strict=True)):
             bar.set_width(float(np.clip(value, -4, 4)))
-            number.set(text=f"{value:+.2f}", position=(float(np.clip(value, -3.2, 3.2)), k - 0.42))
+            # On the other side of the zero line, where neither the bar nor the line can strike it.
+            number.set(text=f"{value:+.2f}", position=(-0.15 if value >= 0 else 0.15, k), ha="right" if value >= 0 else "left")
         pieces = sentences(text)
         for k, (bar, label) in enumerate(zip(adds, labels, strict=True)):
             here = k < len(pieces)

@@ -94,12 +94,13 @@ def draw_verdict(rows: Sequence[Mapping], seeds: Sequence[float] | None = None) 
     diamond = ax.plot([], [], "D", color=style.ORANGE, markersize=9)[0]
     ax.plot([], [], "o-", color=style.BLUE, label="win rate, 95 % interval")
     ax.plot([], [], "-", color=style.SKY, label="its ends, as prompts are added")
-    ax.plot([], [], "D-", color=style.ORANGE, label="at equal length")
+    ax.plot([], [], "D-", color=style.ORANGE, label="at equal length, 95 % interval")
     ax.axhline(0.5, color=style.CONTROL, linestyle=":", label="no difference")
     ax.set(xlim=(0, total * 1.06), ylim=(-0.02, 1.02))
     legend_under(fig, ax)
-    style.label(ax, "Win rate of the first against the second policy", "prompts judged", "share won")
-    moving = [*ends, line, span, dot, long_span, diamond]
+    style.label(ax, x="prompts judged", y="share won")
+    heading = ax.set_title("", loc="left", fontsize=11, fontweight="bold", parse_math=False)
+    moving = [*ends, line, span, dot, long_span, diamond, heading]
     if seeds:
         side = axes[1]
         side.axvline(0, color=style.CONTROL, linestyle=":")
@@ -138,6 +139,7 @@ def draw_verdict(rows: Sequence[Mapping], seeds: Sequence[float] | None = None) 
         if key not in kept:
             kept[key] = outcomes(rows, *key)
         found = kept[key]
+        heading.set_text(f"Share of prompts that {first} wins against {second}")
         order = np.random.default_rng(draw).permutation(len(found["gap"]))
         n = min(prompts, len(order))
         won = scored(found["gap"], ties)[order]
@@ -214,7 +216,7 @@ def is_it_really_better(
     total = len({row["prompt_id"] for row in rows})
     seeds = list(seeds or [])
     defaults: dict[str, Any] = {"first": first, "second": second, "temperature": temperatures[0], "judge": judges[0], "prompts": max(2, total // 4),
-                                "draw": 0, "ties": "half a win", "length": False}  # fmt: skip
+                                "draw": 0, "ties": "half a win", "length": True}  # fmt: skip
     defaults |= {"seeds_used": len(seeds)} if seeds else {}
 
     def controls() -> dict[str, Any]:
@@ -230,7 +232,7 @@ def is_it_really_better(
             "judge": choice("judge", judges, judges[0]),
             "ties": choice("a tie is", TIES, "half a win"),
             "length": widgets.Checkbox(
-                value=False,
+                value=True,
                 description="hold the length equal",
                 indent=False,
                 layout={"width": "max-content"},

@@ -1,0 +1,78 @@
+"""The lessons in a real browser: JupyterLab opens each one over a finished smoke run, runs all cells, moves each control.
+
+Kernels run one after the other. What is needed: see `browser_kit`; the smoke run is the one of `test_notebooks`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from browser_kit import end_kernels, judge, move_all, name_of, open_notebook, run_all, state
+
+from rlhf_kit.running import notebooks
+
+PATHS = sorted(notebooks.FOLDER.glob("[0-9][0-9]_*.ipynb"))
+VALUES = {"PROFILE": '"smoke"', "RUN": '"smoke"', "INTERACTIVE": "True"}
+
+
+@pytest.fixture(scope="module")
+def lessons(lab, smoke_course):
+    """The lab with a copy of the finished run, and the lessons with their dial at smoke."""
+    done = smoke_course.done
+    assert done is None or done.returncode == 0, done.stdout + done.stderr
+    shutil.copytree(smoke_course.run, lab.runs / "smoke")
+    for path in PATHS:
+        book = json.loads(path.read_text(encoding="utf-8"))
+        (cell,) = (c for c in book["cells"] if "parameters" in c["metadata"].get("tags", []))
+        lines = "".join(cell["source"]).splitlines()
+        names = [line.split("=")[0].split(":")[0].strip() for line in lines]
+        assert set(VALUES) <= set(names)
+        cell["source"] = "\n".join(f"{n} = {VALUES[n]}" if n in VALUES else line for n, line in zip(names, lines, strict=True))
+        for one in book["cells"]:
+            if one["cell_type"] == "code":
+                one["outputs"], one["execution_count"] = [], None  # what is seen is of this run
+        (lab.work / "notebooks" / path.name).write_text(json.dumps(book), encoding="utf-8")
+    return lab
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
+def test_a_lesson_runs_and_its_controls_move(browser, lessons, artefacts, path):
+    page = open_notebook(browser, lessons, f"notebooks/{path.name}")
+    try:
+        try:
+            run_all(page, 600)
+        finally:
+            page.screenshot(path=artefacts / f"{path.stem}.png")
+        assert page.locator(".jp-OutputArea img").count() >= 4  # the figures are there
+        noise = page.locator('[data-mime-type="application/vnd.jupyter.stderr"]')
+        assert not noise.count(), noise.first.inner_text()[:500]
+        views = page.locator(".rlhf-kit-view")
+        live = "interactive=INTERACTIVE" in path.read_text(encoding="utf-8")
+        assert bool(views.count()) == live
+        for view in views.all():
+            name = name_of(view)
+            view.scroll_into_view_if_needed()
+            if name == "judge":
+                judge(page, view, 20, lessons.runs / "smoke" / "lesson-01" / "my_labels.jsonl")
+            else:
+                tried, dead = move_all(view)
+                assert tried and not dead, f"{name}: of {tried} controls these move nothing: {dead}"
+            if name == "chat":
+                ask(view)
+            view.screenshot(path=artefacts / f"{path.stem}-{name}.png")
+        assert not page.errors, page.errors[:5]
+    finally:
+        page.close()
+        end_kernels(lessons)
+
+
+def ask(view) -> None:
+    """A prompt of one's own is answered by all policies."""
+    before = state(view)[1]
+    view.locator("input[type=text]").first.fill("How many lamps are 2 lamps and 3 lamps?")
+    view.locator("button", has_text="answer").last.click()
+    view.get_by_text("Done.").wait_for(timeout=120_000)
+    after = state(view)[1]
+    assert after != before and "How many lamps are 2 lamps and 3 lamps?" in after
