@@ -51,7 +51,7 @@ def run(tmp_path, monkeypatch):
     (opened.path / "notebooks").mkdir()
     books = {
         "00_start": [
-            say("# 00 · Start & go\n\nThe *first* lesson.\n\n| | |\n|---|---|\n| **Question** | What is it? |\n| **Time** | short |"),
+            say("# 00 · Start & go\n\nThe *first* lesson.\n\n| | |\n|---|---|\n| **The question** | What is it? |\n| **Time** | short |"),
             code("# colab", tags=["colab"]),
             code("PROFILE = 'smoke'", tags=["injected-parameters"]),
             say(
