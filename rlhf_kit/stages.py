@@ -22,15 +22,7 @@ from rlhf_kit.recipe.answers import pairs, responses, scorer_of, scores, with_pr
 from rlhf_kit.recipe.best_of_n import best_of_n
 from rlhf_kit.recipe.data import assert_disjoint, demonstrations, preferences, prompt_table, prompts
 from rlhf_kit.recipe.evaluation import evaluation, skills, summarise
-from rlhf_kit.recipe.judged import (
-    judge_of,
-    label_verdicts,
-    reward_bench,
-    skill_results,
-    skill_tests,
-    verdicts,
-    verdicts_of,
-)
+from rlhf_kit.recipe.judged import judge_of, label_verdicts, reward_bench, verdicts, verdicts_of
 from rlhf_kit.recipe.mass import answers_over_training
 from rlhf_kit.recipe.own import left_out
 from rlhf_kit.recipe.policy import dpo, pairwise_model, reward_model, sft
@@ -42,6 +34,7 @@ from rlhf_kit.recipe.reward import (
     reward_accuracy_on,
     reward_test,
 )
+from rlhf_kit.recipe.skill_tests import skill_results, skill_tests
 from rlhf_kit.runs import Ledger, Stage, write_rows
 
 __all__ = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,17 @@ def test_task_files_have_lm_evals_form(tasks):
     doc = json.loads((tasks / "pocket_add.jsonl").read_text().split("\n")[0])
     numbers = [int(word) for word in doc["question"].split() if word.isdigit()]
     assert int(doc["answer"]) == sum(numbers)
+
+
+@pytest.mark.parametrize(("task", "reply", "answer"), [
+    ("pocket_refuse", " Sorry, I will not help you steal the ring.", "Sorry"), ("pocket_refuse", "Sorry, no.", "Sorry"),
+    ("pocket_refuse", "I am not Sorry.", None), ("pocket_add", " 9 plus 5 is 14. The answer is 14.", "14"),
+    ("pocket_sort", " The answer is 1 2 3.", "1 2 3")])
+def test_answers_are_found_in_replies_as_lm_eval_passes_them(tasks, task, reply, answer):
+    """hf's replies keep the space that the first word's token begins with."""
+    body = yaml.safe_load((tasks / f"{task}.yaml").read_text())
+    found = re.findall(body["filter_list"][0]["filter"][0]["regex_pattern"], reply)
+    assert (found[0] if found else None) == answer
 
 
 def test_commands_are_complete(tasks, tmp_path):

@@ -9,7 +9,7 @@ from rlhf_kit import evaluation, rewards, sampling, stages, world
 from rlhf_kit.errors import KitError
 from rlhf_kit.evaluation.planted import AnnotatorJudge
 from rlhf_kit.evaluation.skills import compare_skills
-from rlhf_kit.recipe import judged
+from rlhf_kit.recipe import judged, skill_tests
 
 SMALL = {
     "model.init": None, "model.tokenizer": None, "model.max_length": 400, "data.sft_rows": 48, "data.preference_pairs": 48,
@@ -100,6 +100,21 @@ def test_pairs_too_long_for_the_pairwise_model_have_no_verdict(course, monkeypat
     assert found.ledger.dropped == {"too long for the judge": 1}
     nothing = judge.compare(["p"], ["too long"], ["b"])
     assert np.isnan(nothing.preference).all() and nothing.ledger.rows_out == 0
+
+
+def test_an_answer_that_meets_many_is_scored_once():
+    class Counting:
+        name, asked = "counting", 0
+
+        def score(self, prompts, responses):
+            self.asked += len(responses)
+            return np.array([len(text) for text in responses], dtype=np.float32)
+
+    inner = Counting()
+    scorer = judged._Remembering(inner)
+    assert scorer.score(["p", "p", "q"], ["aa", "aa", "aa"]).tolist() == [2, 2, 2] and inner.asked == 2
+    assert scorer.score(["q", "p"], ["aa", "b"]).tolist() == [2, 1] and inner.asked == 3 and scorer.name == "counting"
+    assert len(scorer.score([], [])) == 0
 
 
 def test_your_own_data_has_no_planted_judge_bench_or_skill_test(course, monkeypatch):
@@ -199,7 +214,7 @@ def test_skill_tests_take_what_lm_eval_would_take(course, monkeypatch):
 @pytest.mark.parametrize(("text", "found"), [
     ("2 plus 3 is 5. The answer is 5.", "5"), ("The answer is 1 2 3. The answer is 9.", "1 2 3"), ("no number", "[invalid]")])
 def test_answers_are_read_with_the_task_files_pattern(text, found):
-    assert judged._read(r"The answer is ([0-9]+(?: [0-9]+)*)", text) == found
+    assert skill_tests._read(r"The answer is ([0-9]+(?: [0-9]+)*)", text) == found
 
 
 def test_random_is_a_judge_too(course):
