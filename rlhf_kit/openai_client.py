@@ -78,8 +78,8 @@ class Client:
     """One server. Calls are safe from several threads; `close` ends those that wait.
 
     key_env: the environment variable that holds the key, None to send none. what: how messages call the server ("the
-    judge at"). tries, pause: attempts a request, and seconds before the second one, then twice as long each time, or as
-    Retry-After says, at most LONGEST_PAUSE. A server on this machine is asked past any proxy of the environment.
+    judge at"). tries, pause: attempts a request, and seconds before the second one, then twice as long each time, or longer
+    where Retry-After says so, at most LONGEST_PAUSE. A server on this machine is asked past any proxy of the environment.
     """
 
     def __init__(
@@ -120,9 +120,8 @@ class Client:
             found = self._once("POST", route, body, read)
             if not isinstance(found, _Passing):
                 return found
-            # What the server asks for is waited for; otherwise longer each time.
             why = f"{found.why}, {attempt + 1} times in a row"
-            pause = min(LONGEST_PAUSE, self.pause * 2**attempt if found.wanted is None else found.wanted)
+            pause = min(LONGEST_PAUSE, max(self.pause * 2**attempt, found.wanted))
         raise Silent(why or "was given up")
 
     def close(self) -> None:
@@ -133,11 +132,11 @@ class Client:
         """One request: what `read` makes of its answer, or `_Passing`."""
         import httpx
 
-        key = os.environ.get(self.key_env) if self.key_env else None
+        key = os.environ.get(self.key_env, "").strip() if self.key_env else ""
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
             reply = self._http.request(method, f"{self.url}/{route}", json=body, headers=headers)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeEncodeError) as error:  # the last: a key that is no ASCII
             return _Passing(f"could not be reached ({type(error).__name__})")
         except RuntimeError:  # the client was closed while we waited
             return _Passing("was given up")
@@ -155,21 +154,21 @@ class Client:
         hint = f"; it wants an API key: {self._about_key(key)}" if status in (401, 403) else ""
         raise Refused(f"{self.what} {self.url} answered {status} ({said}){hint}", status, said)
 
-    def _about_key(self, key: str | None) -> str:
+    def _about_key(self, key: str) -> str:
         if not self.key_env:
             return "name the environment variable that holds it in api_key_env"
         return f"{self.key_env} {'is set, but not to a key that it takes' if key else 'is not set'}"
 
 
 class _Passing:
-    """What may pass: why, and the seconds that the server asks to be left alone for, if it says."""
+    """What may pass: why, and the seconds that the server asks to be left alone for."""
 
-    def __init__(self, why: str, wanted: float | None = None):
+    def __init__(self, why: str, wanted: float = 0.0):
         self.why, self.wanted = why, wanted
 
 
-def _retry_after(header: str | None) -> float | None:
-    """Seconds from a Retry-After header: a number, or a date (RFC 9110 section 10.2.3). None where there is none."""
+def _retry_after(header: str | None) -> float:
+    """Seconds from a Retry-After header: a number, or a date (RFC 9110 section 10.2.3). 0 where there is none."""
     try:
         return max(0.0, float(header))
     except (TypeError, ValueError):
@@ -177,7 +176,7 @@ def _retry_after(header: str | None) -> float | None:
     try:
         return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
     except (TypeError, ValueError):
-        return None
+        return 0.0
 
 
 def _message(reply) -> str:
@@ -191,7 +190,7 @@ def _message(reply) -> str:
     return found if isinstance(found, str) and found else reply.text
 
 
-def _short(text: str, key: str | None) -> str:
+def _short(text: str, key: str) -> str:
     """A server's words as one short line without the key."""
     text = text.replace(key, "***") if key else text
     return " ".join(text.split())[:300] or "no words"

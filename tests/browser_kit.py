@@ -84,8 +84,8 @@ def lab_command(port: int) -> list[str]:
 def lab(browser, tmp_path_factory):
     """A JupyterLab of its own, with no settings of this machine: its address, its folder and the root of its runs."""
     home = tmp_path_factory.mktemp("lab")
-    work = home / "work"
-    (work / "notebooks").mkdir(parents=True)
+    work = home / "notebooks"  # `make lab` serves this folder of the project
+    work.mkdir()
     # All cells stay in the page, also those that are scrolled away; nobody is asked about news.
     for plugin, values in (("notebook-extension/tracker", {"windowingMode": "none"}), ("apputils-extension/notification", {"fetchNews": "false"})):
         path = home / "settings" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
@@ -99,7 +99,7 @@ def lab(browser, tmp_path_factory):
     env = {**os.environ, **{name: str(home / folder) for name, folder in own.items()}}
     env["PYTHONPATH"] = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
     with open(home / "lab.log", "w", encoding="utf-8") as log:
-        server = subprocess.Popen(lab_command(port), env=env, cwd=work, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        server = subprocess.Popen(lab_command(port), env=env, cwd=home, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(240):
@@ -129,7 +129,8 @@ def open_notebook(browser, lab, place: str, known: Iterable[str] = ()):
     page.on("console", lambda message: told(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: told(str(error)))
     page.on("request", lambda request: None if request.url.startswith((lab.address, "data:", "blob:", "ws://127.0.0.1")) else told(f"asks for {request.url}"))
-    page.goto(f"{lab.address}/lab/tree/{place}?token={TOKEN}", timeout=120_000)
+    # a workspace of its own, so that no notebook of before is opened again, with another kernel
+    page.goto(f"{lab.address}/lab/workspaces/{Path(place).stem}/tree/{place}?token={TOKEN}", timeout=120_000)
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
     page.wait_for_function("document.body.innerText.includes('| Idle')", timeout=120_000)  # the kernel is there
     return page
@@ -170,15 +171,18 @@ def state(view) -> tuple[str, str]:
     return image.evaluate(PIXELS), "\n".join(view.locator(".widget-html-content").all_inner_texts())
 
 
-def follows(view, before, seconds: float = 2.5) -> bool:
-    """Whether the picture changes within some seconds, or gives way to a sentence that says why there is none."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+def follows(view, before, seconds: float = 2.5, most: float = 30) -> bool:
+    """Whether the picture changes, or gives way to a sentence that says why there is none. It waits some seconds, and
+    longer where the kernel is still at work (on a machine that has other things to do)."""
+    start = time.monotonic()
+    while True:
         now = state(view)
         if now[0] != before[0] or ("Not shown" in now[1]) != ("Not shown" in before[1]):
             return True
+        waited = time.monotonic() - start
+        if waited > most or (waited > seconds and "| Busy" not in view.page.locator("#jp-main-statusbar").inner_text()):
+            return False
         time.sleep(0.05)
-    return False
 
 
 def moved(view, focusable, keys) -> bool:

@@ -33,13 +33,13 @@ def lessons(lab, smoke_course):
         for one in book["cells"]:
             if one["cell_type"] == "code":
                 one["outputs"], one["execution_count"] = [], None  # what is seen is of this run
-        (lab.work / "notebooks" / path.name).write_text(json.dumps(book), encoding="utf-8")
+        (lab.work / path.name).write_text(json.dumps(book), encoding="utf-8")
     return lab
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
 def test_a_lesson_runs_and_its_controls_move(browser, lessons, artefacts, path):
-    page = open_notebook(browser, lessons, f"notebooks/{path.name}")
+    page = open_notebook(browser, lessons, path.name)
     try:
         try:
             run_all(page, 600)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -81,6 +82,37 @@ def test_on_colab_it_clones_looks_and_restarts_only_after_a_change(colab, on_col
     script.write_text(script.read_text().replace('"-m", "pip"', f'"{fake}"'))
     run(colab["CELL"].format(address=origin.as_uri()))
     assert "1 packages were changed" in capsys.readouterr().out and restarts == [True]
+
+
+@pytest.fixture
+def fresh_widgets():
+    """The switch as in a new kernel, before and after."""
+    from rlhf_kit.views.interactive.colab import enable_widgets
+
+    enable_widgets.cache_clear()
+    yield enable_widgets
+    enable_widgets.cache_clear()
+
+
+def test_a_live_view_turns_colabs_widgets_on_once(on_colab, fresh_widgets, monkeypatch):
+    from views_data import views
+
+    asked = []
+    sys.modules["google.colab"].output = types.SimpleNamespace(enable_custom_widget_manager=lambda: asked.append(1))
+    monkeypatch.setattr("rlhf_kit.views.interactive.panel._display", lambda *a, **k: None)
+    made = views(Path.cwd())
+    made["bench"](False)
+    assert not asked  # a still picture needs no widgets
+    panel = made["bench"](True)
+    made["goodhart"](True)
+    assert asked == [1] and panel.controls
+
+
+def test_elsewhere_and_on_a_colab_without_the_switch_nothing_is_asked(on_colab, fresh_widgets, monkeypatch):
+    assert fresh_widgets() is False  # the stand-in has no `output`
+    fresh_widgets.cache_clear()
+    monkeypatch.delitem(sys.modules, "google.colab")
+    assert fresh_widgets() is False
 
 
 def test_without_an_address_it_says_what_to_set(colab, on_colab):

@@ -29,7 +29,7 @@ def text_of(lesson: str, cell: str) -> str:
     return next(c.source for c in BOOKS[lesson].cells if c.id == cell)
 
 
-@pytest.mark.parametrize("one", [*pages.glossary(), *pages.paper_map()], ids=lambda one: getattr(one, "term", None) or one.part)
+@pytest.mark.parametrize("one", [*pages.glossary(), *pages.metrics(), *pages.paper_map()], ids=lambda one: next(iter(vars(one).values())))
 def test_the_cell_exists(one):
     assert one.cell in {cell.id for cell in BOOKS[one.lesson].cells}
     assert pages.place(one.lesson, one.cell).startswith(one.lesson[:2])
@@ -41,6 +41,13 @@ def test_the_cell_speaks_of_the_term(one):
     text = " ".join(text_of(one.lesson, one.cell).split()).lower()
     assert any(name and name.lower() in text for name in names), f"{one.lesson} {one.cell} does not name {one.term!r}"
     assert one.means.endswith(".") and len(re.findall(r"[.!?](?: |$)", one.means)) <= 3  # one to three plain sentences
+
+
+def test_every_number_says_what_it_does_not_mean():
+    found = pages.metrics()
+    assert len({one.metric for one in found}) == len(found) >= 12
+    assert all(one.means and one.better and one.misread and one.unit for one in found)
+    assert pages.metrics_html().count("<tr>") == len(found) + 1
 
 
 def test_the_words_of_the_course_are_all_there():
@@ -117,6 +124,13 @@ def test_a_faulty_file_is_named(tmp_path, rows, said):
     path.write_text(yaml.safe_dump(rows))
     with pytest.raises(KitError, match=said):
         pages.glossary(path)
+
+
+def test_a_place_is_the_heading_above_the_word():
+    """A cell that ends one section and begins the next belongs to the one in which the word stands."""
+    assert pages.place("02_sft", "38dbd131", ["temperature"]) == "02, What it says"
+    assert pages.place("02_sft", "38dbd131") == "02, Did it learn, or memorise?"
+    assert pages.place("09_evaluation", "4be7ba2a") == "09, Beside the paper's tables"
 
 
 def test_a_cell_that_is_gone_is_named():

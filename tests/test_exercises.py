@@ -94,6 +94,16 @@ def test_a_solution_uses_only_what_its_lesson_has(path):
 
 
 @each_lesson
+def test_the_site_folds_hints_and_solutions(path):
+    from rlhf_kit import site
+
+    page = site._render(path)[1]
+    folded = re.findall(r"<details><summary>(Hint|Solution)</summary>(.*?)</details>", page, re.DOTALL)
+    assert [name for name, _ in folded][-6:] == ["Hint", "Solution"] * 3
+    assert all(len(re.sub("<[^>]+>", "", text).strip()) > 30 for _, text in folded)
+
+
+@each_lesson
 def test_a_solutions_notebook_runs_alone_at_smoke(path, tmp_path):
     import papermill
 
@@ -421,7 +431,7 @@ def test_the_loss_with_a_margin_equals_trl(tiny_folder, tiny_rows, machine, sett
     from trl import RewardConfig
 
     from rlhf_kit import models, training
-    from rlhf_kit.trainers.common import trainer_args
+    from rlhf_kit.trainers.arguments import trainer_args
     from rlhf_kit.trainers.rows import encode_rows, reward_encoder
 
     model, tokenizer = models.new_reward_model(tiny_folder, machine, seed=3)
@@ -438,3 +448,35 @@ def test_the_loss_with_a_margin_equals_trl(tiny_folder, tiny_rows, machine, sett
     ours = solved("03", 1)(chosen, rejected, torch.tensor(margins))
     assert float(ours) == pytest.approx(theirs, abs=1e-5)
     assert abs(float(solved("03", 1)(chosen, rejected, torch.zeros(6))) - theirs) > 0.01
+
+
+# ---------------------------------------------------------------- one source
+
+
+def test_an_edited_solution_is_written_into_its_lesson(tmp_path):
+    lesson = notebooks.FOLDER / "01_preferences.ipynb"
+    for source in (lesson, solutions.path_of(lesson)):
+        copy = tmp_path / source.relative_to(notebooks.FOLDER)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(source.read_bytes())
+    assert solutions.agree(tmp_path) == []
+    edited = tmp_path / "solutions" / lesson.name
+    edited.write_text(edited.read_text(encoding="utf-8").replace("first_wins", "p_first"), encoding="utf-8")
+    assert solutions.agree(tmp_path) == [tmp_path / lesson.name]
+    assert "p_first" in cells(tmp_path / lesson.name)["exercise-1"].source
+    assert cells(tmp_path / lesson.name)["exercise-1-answer"].source == cells(lesson)["exercise-1-answer"].source
+    broken = (tmp_path / lesson.name).read_text(encoding="utf-8").replace("<summary>Solution", "<summary>Answer", 1)
+    (tmp_path / lesson.name).write_text(broken, encoding="utf-8")
+    with pytest.raises(KitError, match="'exercise-1' with a folded solution is missing"):
+        solutions.agree(tmp_path)
+
+
+def test_executing_a_wrong_solution_stores_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+    path = tmp_path / "01_preferences.ipynb"
+    text = solutions.path_of(notebooks.FOLDER / path.name).read_text(encoding="utf-8")
+    path.write_text(text.replace("+ carelessness / 2", "+ 0 * carelessness"), encoding="utf-8")
+    before = path.read_bytes()
+    with pytest.raises(KitError, match="solutions/01_preferences.ipynb: KitError: exercise 01-1: the solution does not pass"):
+        solutions.execute(path)
+    assert path.read_bytes() == before

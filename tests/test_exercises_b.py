@@ -41,6 +41,25 @@ def test_the_solution_is_right_and_nonsense_is_not(name):
         assert said.status == "not yet" and len(said.sentence) > 15 and "\n" not in said.sentence, said
 
 
+def test_checks_tell_of_the_readers_own_run():
+    draw = np.random.default_rng(0)
+    ids, lengths = np.repeat(["a", "b", "c"], 4), draw.integers(50, 90, 12)
+    rewards = 0.1 * lengths + np.repeat([0.0, -9.0, 4.0], 4)
+    pairs = [{"chosen_reward": 1.0, "rejected_reward": 0.5, "chosen_length": n, "rejected_length": 100} for n in (150, 90, 200)]
+    logps = [torch.tensor(x) for x in ([-9.0, -8.0], [-12.0, -8.0], [-10.0, -8.0], [-10.0, -8.0])]
+    ours, theirs = ([{"prompt_id": i, "reward": float(r)} for i, r in zip(ids, row, strict=True)] for row in (rewards, 0 * rewards))
+    for name, seen, words in (
+        ("05-1", (rewards, lengths, ids), "your own fresh answers have +1.000 inside prompts"),
+        ("05-2", (np.zeros(8),), "your reward model has 0.0000"),
+        ("06-1", (pairs,), "of your 3 pairs 1 never turn, half of the others are turned by 0.0075 per character"),
+        ("07-2", (logps, 0.1), "the 2 pairs of section 4 pull with 0.46 beta on average, from 0.43 to 0.50"),
+        ("09-2", (ours, theirs), f"by the reward model that taught it: {np.mean(rewards > 0):.3f} ["),
+    ):
+        said = examine(name, solution(name), *seen)
+        assert said.status == "right" and words in said.sentence, said
+        assert words not in examine(name, solution(name)).sentence
+
+
 def refused(name, answer, words):
     said = examine(name, answer)
     assert said.status == "not yet" and words in said.sentence, said

@@ -488,11 +488,11 @@ def test_a_schedulers_world_size_is_refused_in_a_sentence(monkeypatch):
 
 
 def test_the_planners_card_does_not_change_a_trainings_key(tmp_path):
-    from rlhf_kit import profiles
-    from rlhf_kit.recipe import policy as stages_policy
+    from rlhf_kit.profile_schema import Launch
+    from rlhf_kit.recipe import policy
 
     def key(card):
-        profile = SimpleNamespace(launch=profiles.Launch(processes=2, strategy="ddp", card=card))
-        return stages_policy._launched(SimpleNamespace(profile=profile))
+        profile = SimpleNamespace(launch=Launch(processes=2, strategy="ddp", card=card))
+        return policy._launched(SimpleNamespace(profile=profile))
 
     assert key("a100-80") == key("h100-80") == {"launch": {"processes": 2, "strategy": "ddp"}}

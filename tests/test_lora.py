@@ -253,11 +253,10 @@ def test_an_adapter_is_continued_on_the_weights_it_belongs_to_alone(tiny_folder,
     start = training_lora.frozen_start
     for base, way in ((models.weights_hash(tiny_folder), "continued"), ("somebody/else", "merged")):
         folder = tmp_path / way / "adapter"
-        folder.mkdir(parents=True)
-        note = {"quantization": "nf4", "r": 4, "base": base}
-        (folder / "kit.json").write_text(json.dumps(note))
         models_there = models.load_tokenizer(tiny_folder)
         models.save_model(models.new_model({"hidden_size": 16, "layers": 1, "heads": 2}, tiny_folder, 1)[0], models_there, folder.parent)
+        folder.mkdir()  # after the model: saving one leaves no adapter of an earlier one behind
+        (folder / "kit.json").write_text(json.dumps({"quantization": "nf4", "r": 4, "base": base}))
         assert start(folder.parent, tiny_folder, QLORA)[2] == way
         assert start(folder.parent, tiny_folder, LORA) == (str(folder.parent), None, "merged")  # plain LoRA never continues
     assert start(tmp_path / "merged", "somebody/else", QLORA)[0] == "somebody/else"  # a hub id stands for itself

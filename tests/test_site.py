@@ -84,7 +84,8 @@ def soup_of(path):
 def test_a_site_is_sound_and_complete(run):
     index = site.build(run)
     assert not faults(index.parent)
-    assert {p.name for p in index.parent.iterdir()} == {"index.html", "figures.html", "00_start.html", "01_next.html", ".nojekyll"}
+    assert {p.name for p in index.parent.iterdir()} == {
+        "index.html", "figures.html", "glossary.html", "paper-map.html", "00_start.html", "01_next.html", ".nojekyll"}  # fmt: skip
     home = soup_of(index)
     assert "2 lessons" in home.main.get_text() and "What is it?" in home.main.get_text()
     assert home.find("a", string="kl-grows")["href"] == "00_start.html#the-claim"
@@ -98,6 +99,20 @@ def test_a_site_is_sound_and_complete(run):
     assert "colab" not in first.main.get_text() and "PROFILE" not in first.main.get_text()
     gallery = soup_of(index.parent / "figures.html")
     assert [a["href"] for a in gallery.select(".thumbs a")] == ["00_start.html#figure-1", "00_start.html#figure-2", "01_next.html#figure-1"]
+
+
+def test_glossary_and_map_lead_to_the_cells_of_the_run(run, monkeypatch):
+    from rlhf_kit.views import course_pages as course
+
+    told = [("noise", "A <b>word</b>.", "00_start", "noise"), ("more", "Another.", "00_start", "gone"), ("far", "x", "09", "y")]
+    rows = [course.Term(*one) for one in told]
+    monkeypatch.setattr(course, "glossary", lambda: rows)
+    monkeypatch.setattr(course, "place", lambda lesson, cell: f"{lesson}, {cell}")
+    index = site.build(run)
+    page = soup_of(index.parent / "glossary.html").main
+    assert [a["href"] for a in page.select("td a")] == ["00_start.html#noise", "00_start.html", "index.html#lessons"]
+    assert "A <b>word</b>." in page.get_text() and page.select_one(".box dfn")["id"] == "term-noise"
+    assert soup_of(index).find("a", string="From the paper to the course")["href"] == "paper-map.html"
 
 
 def test_headings_have_anchors_and_links_lead_to_pages(run):

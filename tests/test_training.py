@@ -230,6 +230,32 @@ def test_a_killed_run_continues_to_the_same_weights(
     assert [row["step"] for row in resumed.history] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("change", ["rows", "settings", "start"])
+def test_a_killed_run_is_not_continued_as_another_training(
+    tiny_folder, tiny_rows, machine, settings, tmp_path, monkeypatch, change
+):
+    """Into the same folder, with other rows, another rate or another start: the result is that of a fresh folder."""
+    monkeypatch.setattr(training_arguments, "SAVE_STEPS", 2)
+    settings.epochs, rows, start = 2, tiny_rows.sft, tiny_folder
+
+    def train(out, **more):
+        return training.train_sft(start, rows, out, settings, machine, 0, LIMIT, **more)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "same", callbacks=[Kill(5)])
+    if change == "rows":
+        rows = [*rows[:-1], rows[0]]
+    elif change == "settings":
+        settings.learning_rate = 1e-3
+    else:
+        start = models.save_model(*models.new_model({"hidden_size": 32, "layers": 2, "heads": 4}, tiny_folder, 7), tmp_path / "s")
+    with pytest.warns(UserWarning, match="are of another training; they were removed"):
+        done = train(tmp_path / "same")
+    assert done.facts["resumed_from"] is None and done.facts["steps"] == 6
+    assert done.facts["weights"] == train(tmp_path / "fresh").facts["weights"]
+    assert not list(tmp_path.glob("*/.checkpoints.json"))
+
+
 def test_a_loss_that_is_no_number_stops_the_run(tiny_folder, tiny_rows, machine, settings, tmp_path):
     settings.learning_rate, settings.max_grad_norm, settings.epochs, settings.warmup_ratio = (
         1e30,

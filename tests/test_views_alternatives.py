@@ -52,6 +52,15 @@ def test_points_beside_names_on_either_axis():
     assert describe(fig) == "Panel 1: Parts: sft: coherence 0.9, politeness 0.4. Panel 2: Gold: online: SFT 4.5, 1 6."
 
 
+def test_one_curve_without_a_name_and_bars_by_category():
+    fig, (left, right) = style.figure(1, 2)
+    left.plot([0, 1, 2], [3.0, 2.0, 1.5])
+    right.bar(["chat", "safety"], [0.25, 0.5])
+    style.label(left, "Loss", "step", "nats")
+    style.label(right, "Wrong labels")
+    assert describe(fig) == "Panel 1: Loss; nats against step: from 3 to 1.5. Panel 2: Wrong labels: chat 0.25, safety 0.5."
+
+
 def test_single_bars_points_and_keys():
     fig, (left, right) = style.figure(1, 2)
     for place, (name, size) in enumerate({"read": 10, "tie": 1}.items()):

@@ -191,6 +191,33 @@ def test_force_field_is_minus_the_gradient_of_dpo():
     assert share == pytest.approx(-float(chosen.grad), abs=1e-6) == pytest.approx(float(rejected.grad), abs=1e-6)
 
 
+def test_bench_names_the_prompt_that_is_answered():
+    rows = [{**row, "prompt": asked("Which one?")} for row in answers()]
+    with capture_output():
+        made = live.bradley_terry_bench(rows, interactive=False)
+    assert list(made.said.rows[0]) == ["prompt", None, None, "Which one?"] and len(made.said.rows) == 5
+
+
+def test_the_way_so_far_has_the_colour_of_its_training():
+    found = force_field.paths(histories(), 0.1)
+    drawn = force_field.draw_force_field(found, 0.1)
+    plt.close(drawn.figure)
+    colours = {line.get_label(): line.get_color() for line in drawn.figure.axes[0].lines}
+    for arm in found:
+        drawn.move(beta=0.1, arm=arm, step=2, chosen=0.0, rejected=0.0)
+        assert drawn.moving[1].get_color() == colours[arm]
+
+
+def test_the_verdict_names_its_policies_and_draws_all_that_its_legend_names():
+    drawn = verdict.draw_verdict(evaluation_rows())
+    plt.close(drawn.figure)
+    drawn.move(first="online-1", second="sft", temperature=1.0, judge="gold", prompts=30, draw=0, ties="half a win", length=True)
+    ax = drawn.figure.axes[0]
+    assert ax.get_title("left") == "Share of prompts that online-1 wins against sft"
+    diamond = next(line for line in ax.lines if line.get_marker() == "D" and not line.get_label().startswith("at equal"))
+    assert len(diamond.get_xdata()) == 1
+
+
 def test_force_field_shows_the_real_path():
     found = force_field.paths(histories(), 0.1)
     assert found["mine"].shape == (8, 3)  # the row without rewards is no step

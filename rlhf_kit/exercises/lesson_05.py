@@ -10,8 +10,8 @@ from rlhf_kit import evaluation
 from rlhf_kit.exercises.compare import Mistake, compare
 
 
-def exercise_1(length_taste) -> str:
-    """A mean correlation of (rewards, lengths, prompt_ids), each (N,)."""
+def exercise_1(length_taste, rewards_seen=None, lengths_seen=None, prompts_seen=None) -> str:
+    """A mean correlation of (rewards, lengths, prompt_ids), each (N,); `..._seen`, if given: those of the reader's run."""
     told = [  # prompt, characters, reward: long stories earn more than sums, and inside a prompt longer earns less
         ("story", 300, 5.0), ("sum", 20, 1.0), ("fact", 100, 2.0), ("story", 340, 4.6), ("sum", 30, 1.6), ("story", 380, 4.9),
         ("fact", 120, 2.0), ("alone", 700, 9.0), ("story", 420, 4.1), ("sum", 44, 0.9), ("fact", 150, 2.0), ("story", 500, 3.9),
@@ -53,11 +53,18 @@ def exercise_1(length_taste) -> str:
     )  # fmt: skip
     with np.errstate(all="ignore"):
         compare(length_taste(rewards.copy(), lengths.copy(), prompts.copy()), right, likely, "the correlation")
-    return f"{right:+.3f} inside the two prompts that have a correlation; pooled over all answers the same rows say {pooled:+.3f}, the opposite"
+    said = f"{right:+.3f} inside the two prompts that have a correlation; pooled over all answers the same rows say {pooled:+.3f}, the opposite"
+    if rewards_seen is None:
+        return said
+    seen = [np.array(x) for x in (rewards_seen, lengths_seen, prompts_seen)]
+    own = evaluation.reward_length_correlation(*seen)["mean"]
+    with np.errstate(all="ignore"):
+        compare(length_taste(*(x.copy() for x in seen)), own, what="the correlation of your own answers")
+        return said + f"; your own fresh answers have {own:+.3f} inside prompts and {r(*seen[:2]):+.3f} pooled"
 
 
-def exercise_2(calibration_error) -> str:
-    """An expected calibration error of margins (N,) of labelled pairs."""
+def exercise_2(calibration_error, margins_seen=None) -> str:
+    """An expected calibration error of margins (N,) of labelled pairs; margins_seen, if given: those of the reader's run."""
     margins = np.random.default_rng(11).normal(0.7, 1.6, 60)
     p = 1 / (1 + np.exp(-margins))
     both, outcome = np.concatenate([p, 1 - p]), np.repeat([1.0, 0.0], len(p))
@@ -94,7 +101,13 @@ def exercise_2(calibration_error) -> str:
     compare(found, evaluation.expected_calibration_error(cases, ends), (
         (open_ended, fallen), (open_ended * kept.sum() / len(kept), fallen),
     ), "the calibration error, with certain pairs among them,")  # fmt: skip
-    return f"{right:.4f} on sixty pairs, as evaluation.expected_calibration_error; always saying one half would score 0.0000 and know nothing"
+    said = f"{right:.4f} on sixty pairs, as evaluation.expected_calibration_error; always saying one half would score 0.0000 and know nothing"
+    if margins_seen is None:
+        return said
+    own = 1 / (1 + np.exp(-np.array(margins_seen)))
+    own = evaluation.expected_calibration_error(np.concatenate([own, 1 - own]), np.repeat([1.0, 0.0], len(own)))
+    compare(calibration_error(np.array(margins_seen)), own, what="the error on your held-out pairs", tolerance=1e-3)
+    return said + f"; your reward model has {own:.4f} on its held-out pairs"
 
 
 def exercise_3(best_of_n) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from rlhf_kit.exercises.compare import Mistake, compare, same
+from rlhf_kit.exercises.compare import Mistake, compare, numbers, same
 from rlhf_kit.labeling import select_pairs
 
 
-def exercise_1(turning_price) -> str:
-    """Prices per character (N,) of (chosen reward, rejected reward, chosen length, rejected length), each (N,)."""
+def exercise_1(turning_price, pairs_seen=None) -> str:
+    """Prices per character (N,) of (chosen reward, rejected reward, chosen length, rejected length), each (N,).
+
+    pairs_seen, if given: the rows of the reader's own pairs.
+    """
     c, r = np.array([2.0, 1.5, 3.0, 0.4, 2.2]), np.array([1.4, 0.3, 1.0, -0.6, 2.1])
     long, short = np.array([260, 200, 90, 150, 400]), np.array([140, 170, 210, 150, 150])
     gap, extra = c - r, long - short
@@ -26,19 +29,32 @@ def exercise_1(turning_price) -> str:
             (np.where(extra > 0, plain, np.nan), "where no price turns the pair, give inf: nan cannot be counted or compared"),
             (np.where(extra != 0, plain, np.nan), "where no price turns the pair, give inf: nan cannot be counted or compared"),
             (gap / long, "only the chosen answer's length is taken; the rejected one pays for its characters, too"),
-            (c / long - r / short, "that compares rewards per character; a price is subtracted, and the two answers meet where their penalised rewards are equal"),
+            (c / long - r / short, "that compares rewards per character; the price is where the two penalised rewards meet"),
             (100 * right, "that is the price of 100 characters; give that of one"),
             (right[np.isfinite(right)], "pairs that never turn are left out; give inf for them, so that every pair keeps its place"),
         )  # fmt: skip
     with np.errstate(all="ignore"):
         compare(turning_price(c.copy(), r.copy(), long.copy(), short.copy()), right, likely, "the prices")
-    return "0.005, 0.04, inf, inf, 0.0004: select_pairs keeps each label just below its price and turns it just above; two never turn"
+    said = "0.005, 0.04, inf, inf, 0.0004: select_pairs keeps each label just below its price and turns it just above; two never turn"
+    if pairs_seen is None:
+        return said
+    names = ("chosen_reward", "rejected_reward", "chosen_length", "rejected_length")
+    own = [np.array([row[name] for row in pairs_seen], dtype=float) for name in names]
+    with np.errstate(all="ignore"):
+        found = numbers(turning_price(*own), "the prices of your own pairs")
+    kept = own[2] <= own[3]
+    compare(found, np.where(kept, np.inf, (own[0] - own[1]) / np.where(kept, 1.0, own[2] - own[3])), what="the prices of your own pairs")
+    half = f", half of the others are turned by {np.median(found[~kept]):.3g} per character" if not kept.all() else ""
+    return said + f"; of your {len(kept)} pairs {kept.sum()} never turn{half}"
 
 
 def _turns_there(price, rewards, lengths) -> None:
     """Asserts that the kit's selection keeps this label below the price and turns it above; at infinity, that it never does."""
     texts = ["c" * lengths[0], "r" * lengths[1]]
-    first = lambda at: select_pairs([texts], [list(rewards)], length_penalty=at)[0]["chosen"][0]
+
+    def first(at):
+        return select_pairs([texts], [list(rewards)], length_penalty=at)[0]["chosen"][0]
+
     assert first(0.0) == "c"
     assert first(100.0) == "c" if np.isinf(price) else (first(0.99 * price), first(1.01 * price)) == ("c", "r")
 

@@ -42,8 +42,11 @@ def exercise_1(implicit_reward) -> str:
     return f"{', '.join(f'{x:+.4f}' for x in right.tolist())} for answers of 3, 6 and 2 tokens, as the kit's sums give them, padding of -inf included"
 
 
-def exercise_2(pull) -> str:
-    """Pulls (B,) of summed log-probabilities (policy chosen, policy rejected, reference chosen, reference rejected), beta, e."""
+def exercise_2(pull, seen=None, beta_seen=None) -> str:
+    """Pulls (B,) of summed log-probabilities (policy chosen, policy rejected, reference chosen, reference rejected), beta, e.
+
+    seen, if given: four such tensors of the reader's own policy and pairs, with their beta.
+    """
     four = [torch.tensor(x) for x in ([-10.0, -7.0, -14.0, 20.0], [-10.0, -12.0, -8.0, -20.0], [-10.0, -9.0, -11.0, -9.0], [-10.0, -9.0, -12.0, -9.0])]
     beta, e = 0.2, 0.1
     h = beta * ((four[0] - four[2]) - (four[1] - four[3]))
@@ -70,8 +73,14 @@ def exercise_2(pull) -> str:
         raise Mistake("a gap of 1,800 gives no finite pull: exp overflows; torch.sigmoid does not")
     compare(found, [beta, 0.0], what="the pulls at gaps of -1,800 and +1,800")
     turn = np.log((1 - e) / e)
-    return (f"equal to the gradient of the kit's loss; with e = {e} the pull turns at h = ln(0.9/0.1) = {turn:.3f}: further apart than that the loss "
+    said = (f"equal to the gradient of the kit's loss; with e = {e} the pull turns at h = ln(0.9/0.1) = {turn:.3f}: further apart than that the loss "
             f"brings them back")
+    if seen is None:
+        return said
+    own = [x.detach().cpu().double() for x in seen]
+    told = compare(pull(*own, beta_seen, 0.0), _pull_by_gradient(own, beta_seen, 0.0), what="the pulls of your own pairs") / beta_seen
+    return said + (f"; after your training the {len(told)} pairs of section 4 pull with {told.mean():.2f} beta on average, "
+                   f"from {told.min():.2f} to {told.max():.2f} (0.50 before the first step)")  # fmt: skip
 
 
 def _pull_by_gradient(four, beta, e) -> torch.Tensor:
@@ -80,7 +89,7 @@ def _pull_by_gradient(four, beta, e) -> torch.Tensor:
     return -given[0].grad * len(four[0])
 
 
-def exercise_3(moved) -> str:
+def exercise_3(after_one_step) -> str:
     """Changes of log-probability (K,) after a step: (features (K, D), weights (D,), chosen, rejected, beta, rate)."""
     # 0 the chosen answer, 1 the rejected one, which has a fault; 2 shares what sets them apart, and more of it; 3 something else
     features = torch.tensor([[1.0, 0.2, 0.0], [1.0, -0.6, 0.0], [0.8, 1.4, 0.3], [-0.5, 0.1, 1.0]], dtype=torch.float64)
@@ -113,10 +122,10 @@ def exercise_3(moved) -> str:
          "cancels the policy's"),
         (-right, "the sign is flipped: after minus before"),
     )  # fmt: skip
-    found = moved(features.clone(), weights.clone(), chosen, rejected, beta, rate)
+    found = after_one_step(features.clone(), weights.clone(), chosen, rejected, beta, rate)
     told = compare(found, right, likely, "the changes", 1e-4)
     other = _moved_by_gradient(features, weights, 3, 0, beta, rate)
-    compare(moved(features.clone(), weights.clone(), 3, 0, beta, rate), other, what="the changes for another pair", tolerance=1e-4)
+    compare(after_one_step(features.clone(), weights.clone(), 3, 0, beta, rate), other, what="the changes for another pair", tolerance=1e-4)
     assert told[0] < 0 and told[1] < 0
     return (f"the chosen answer {told[0]:+.3f} nats, the rejected one {told[1]:+.3f}; answer 2, in no pair, {told[2]:+.3f}: "
             "it has more of what set the two apart, and takes the mass")  # fmt: skip

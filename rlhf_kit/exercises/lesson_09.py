@@ -65,8 +65,11 @@ def _as_the_kit_does(before, after) -> tuple[int, int, float]:
     return row["gained"], row["lost"], row["p"]
 
 
-def exercise_2(win_rate) -> str:
-    """(rate, low, high) of (ours (N,), theirs (N,), prompt_ids (N,)), a judge's values of two answers to the same prompt."""
+def exercise_2(win_rate, ours_seen=None, theirs_seen=None) -> str:
+    """(rate, low, high) of (ours (N,), theirs (N,), prompt_ids (N,)), a judge's values of two answers to the same prompt.
+
+    `..._seen`, if given: rows of answers of the reader's own policies.
+    """
     draw, prompts, samples = np.random.default_rng(3), 60, 9
     level = np.repeat(draw.normal(0.35, 1.0, prompts), samples)  # on an easy prompt nearly all samples win
     ours = np.round(5 + level + draw.normal(0, 0.25, prompts * samples))
@@ -107,8 +110,15 @@ def exercise_2(win_rate) -> str:
          f"and again)")
     if tuple(win_rate(ours.copy(), theirs.copy(), ids.copy())) != tuple(found):
         raise Mistake("a second call gives another interval: seed the generator inside the function, so that a report can be made again")
-    return (f"{right['win_rate']:.3f} [{low:.3f}, {high:.3f}]; evaluation.win_rate says [{right['low']:.3f}, {right['high']:.3f}], "
+    said = (f"{right['win_rate']:.3f} [{low:.3f}, {high:.3f}]; evaluation.win_rate says [{right['low']:.3f}, {right['high']:.3f}], "
             f"and rows as if independent would have claimed plus or minus {naive:.3f}")  # fmt: skip
+    if ours_seen is None:
+        return said
+    mine, base = (np.array([row["reward"] for row in rows]) for rows in (ours_seen, theirs_seen))
+    ids = np.array([row["prompt_id"] for row in ours_seen])
+    own = numbers(win_rate(mine, base, ids), "the win rate of your own policy")
+    compare(own[0], evaluation.win_rate(mine, base, list(ids))["win_rate"], what="the win rate of your own policy")
+    return said + f"; your policy against SFT, by the reward model that taught it: {own[0]:.3f} [{own[1]:.3f}, {own[2]:.3f}]"
 
 
 def exercise_3(equal_length_win_rate) -> str:

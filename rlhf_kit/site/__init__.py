@@ -37,7 +37,9 @@ def build(run: Run, out: Path | None = None) -> Path:
     pages = {p.stem: f"{p.stem}.html" for p in executed}
     lessons = [render(path, pages) for path in executed]
     entries = [Entry("index.html", "Home"), *[Entry(pages[x.name], x.title, x.headings) for x in lessons]]
-    others = [("figures.html", "All figures", home.gallery(lessons, pages))] if any(x.figures for x in lessons) else []
+    others = home.course_tables(lessons, pages)
+    if any(lesson.figures for lesson in lessons):
+        others.append(("figures.html", "All figures", home.gallery(lessons, pages)))
     entries += [Entry(file, text) for file, text, _ in others]
     body = home.home(
         _course_figure(executed, lessons), lessons, pages, found, timings, read_json(run.path / "metrics.json"),

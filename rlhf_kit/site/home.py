@@ -12,6 +12,7 @@ from typing import Any
 from rlhf_kit import claims
 from rlhf_kit.progress import clock
 from rlhf_kit.site.lesson import Figure, Lesson
+from rlhf_kit.views import course_pages
 
 THUMB = 480  # pixels: twice the width at which a small picture is shown
 
@@ -125,3 +126,22 @@ def gallery(lessons: Sequence[Lesson], pages: Mapping[str, str]) -> str:
         )
         parts.append(f'<h2 id="{lesson.name}">{html.escape(lesson.title)}</h2><ul class="thumbs">{small}</ul>')
     return "".join(parts)
+
+
+def course_tables(lessons: Sequence[Lesson], pages: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """(file, title, body) of the glossary and of the map from the paper, linked to the cells of the lessons."""
+    by_name = {lesson.name: lesson for lesson in lessons}
+
+    def link(name: str, cell: str) -> str:
+        lesson = by_name.get(name)
+        if lesson is None:
+            return "index.html#lessons"
+        return pages[name] + (f"#{cell}" if cell in lesson.cells else "")
+
+    box = '<div class="box" tabindex="0" role="region" aria-label="{}">{}</div>'
+    words, parts = "The words of the course", "From the paper to the course"
+    return [
+        ("glossary.html", words, f"<h1>{words}</h1>{box.format('glossary', course_pages.glossary_html(link))}"),
+        ("paper-map.html", parts, f"<h1>{parts}</h1><p>Equations, tables and sections of arXiv 2405.07863, and where this course "
+         f"treats them.</p>{box.format('map from the paper', course_pages.paper_map_html(link))}"),
+    ]  # fmt: skip

@@ -18,7 +18,7 @@ from rlhf_kit.site.formulas import markdown_html, mathml
 
 # What text may hold after sanitizing: prose, tables and plain marks; no script, frame, form or event attribute.
 TAGS = (
-    "a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure h1 h2 h3 h4 h5 h6 "
+    "a abbr b blockquote br caption code col colgroup dd del details dfn div dl dt em figcaption figure h1 h2 h3 h4 h5 h6 "
     "hr i img kbd li mark ol p pre s small span strong sub summary sup table tbody td tfoot th thead tr u ul"
 ).split()
 ATTRIBUTES = {
@@ -222,7 +222,7 @@ def _question(soup: BeautifulSoup) -> str:
     """The question on the opening card."""
     for row in soup.select("table tr"):
         cells = row.find_all(["td", "th"])
-        if len(cells) == 2 and cells[0].get_text(strip=True) == "Question":
+        if len(cells) == 2 and cells[0].get_text(strip=True) == "The question":
             return cells[1].get_text(" ", strip=True)
     return ""
 

@@ -20,6 +20,7 @@ from rlhf_kit import models
 from rlhf_kit.errors import KitError
 from rlhf_kit.runs import write_json
 from rlhf_kit.trainers.batches import LengthBatches, SharedBatches
+from rlhf_kit.trainers.resuming import NOTE, forget_others, last_checkpoint
 
 
 @dataclass(frozen=True)
@@ -110,21 +111,6 @@ class _Finite(TrainerCallback):
 # ---------------------------------------------------------------- running
 
 
-def last_checkpoint(folder: Path, world: int = 1, remove: bool = True) -> str | None:
-    """The newest complete checkpoint (its trainer_state.json is written last); incomplete ones are removed.
-
-    With several processes each has written its random state beside it. remove: only one process may clear up.
-    """
-    found = []
-    for checkpoint in folder.glob("checkpoint-*"):
-        states = len(list(checkpoint.glob("rng_state_*.pth"))) if world > 1 else world
-        if (checkpoint / "trainer_state.json").is_file() and states == world:
-            found.append((int(checkpoint.name.rsplit("-", 1)[1]), checkpoint))
-        elif remove:
-            shutil.rmtree(checkpoint, ignore_errors=True)
-    return str(max(found)[1]) if found else None
-
-
 def run_trainer(
     trainer, lengths: Sequence[int], progress: bool, callbacks: Sequence = ()
 ) -> tuple[list[dict], dict]:
@@ -135,6 +121,9 @@ def run_trainer(
         trainer.remove_callback(ProgressCallback)
     for callback in (_Finite(), *callbacks):
         trainer.add_callback(callback)
+    if trainer.is_world_process_zero():
+        forget_others(trainer)
+    trainer.accelerator.wait_for_everyone()
     checkpoint = last_checkpoint(
         Path(trainer.args.output_dir), trainer.args.world_size, trainer.is_world_process_zero()
     )
@@ -216,3 +205,4 @@ def finish(
 def close(trainer, out: Path, history: list[dict]) -> None:
     write_json(out / "history.json", history)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    (out / NOTE).unlink(missing_ok=True)

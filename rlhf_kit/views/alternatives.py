@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.category import StrCategoryLocator
 from matplotlib.collections import PathCollection
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
@@ -48,7 +49,7 @@ def _title(ax: Axes) -> str:
 
 def _names(axis: Any) -> dict[float, str]:
     """place -> text of an axis whose ticks are names and not numbers."""
-    if not isinstance(axis.get_major_locator(), FixedLocator):
+    if not isinstance(axis.get_major_locator(), FixedLocator | StrCategoryLocator):
         return {}
     texts = [_plain(label.get_text()) for label in axis.get_majorticklabels()]
     places = axis.get_majorticklocs()
@@ -125,18 +126,26 @@ def _lines(ax: Axes, rows: dict, columns: dict) -> list[str]:
         x, y = (_flat(values) for values in (line.get_xdata(), line.get_ydata()))
         if len(y) < 2:
             continue
+        if len(set(x)) == 1 and y == [0.0, 1.0]:
+            said.append(f"{_plain(label)} at {_number(x[0])}")  # a line across the panel
+            continue
+        if len(set(y)) == 1:
+            said.append(f"{_plain(label)} at {_number(y[0])}")
+            continue
         named = next(((names, places, values) for names, places, values in ((columns, x, y), (rows, y, x)) if _stand_at(places, names)), None)
         if named:
             names, places, values = named
             nearest = {round(place): name for place, name in names.items()}
             text = ", ".join(f"{nearest[round(at)]} {_number(value)}" for at, value in zip(places, values, strict=True))
             said.append(f"{_plain(label)}: {text}")
-        elif len(set(x)) == 1 and y == [0.0, 1.0]:
-            said.append(f"{_plain(label)} at {_number(x[0])}")  # a line across the panel
-        elif len(set(y)) == 1:
-            said.append(f"{_plain(label)} at {_number(y[0])}")
+        elif line.get_linestyle() == "None" and x != sorted(x):
+            said.append(f"{_plain(label)}, {len(x)} points")
         else:
             said.append(f"{_plain(label)} from {_number(y[0])} to {_number(y[-1])}")
+    alone = [_flat(line.get_ydata()) for line in ax.lines if str(line.get_label()).startswith("_")]
+    alone = [values for values in alone if len(values) > 2]
+    if len(alone) == 1 and not rows:  # one curve that the title names
+        said.insert(0, f"from {_number(alone[0][0])} to {_number(alone[0][-1])}")
     return said
 
 

@@ -1,4 +1,4 @@
-"""The course's glossary and its map from the paper: two data files, shown in lessons, on the site and as Markdown.
+"""The course's glossary, its numbers and its map from the paper: data files, shown in lessons, on the site and as Markdown.
 
     python -m rlhf_kit.views.course_pages      # writes notebooks/GLOSSARY.md and notebooks/PAPER_MAP.md anew
 
@@ -22,6 +22,7 @@ from rlhf_kit.files import PROJECT, write_text
 from rlhf_kit.views.tables import show_html
 
 DATA, LESSONS = PROJECT / "data" / "course", PROJECT / "notebooks"
+_HEADING = re.compile(r"^#{1,3} +(.+)$", re.M)
 Link = Callable[[str, str], str]  # (lesson, cell id) -> address
 
 
@@ -53,6 +54,19 @@ class Part:
     deviation: str
 
 
+@dataclass(frozen=True)
+class Metric:
+    """A number that lessons print: what it is, which way is better, and what it does not mean."""
+
+    metric: str
+    means: str
+    better: str
+    misread: str
+    unit: str
+    lesson: str
+    cell: str
+
+
 def glossary(path: Path = DATA / "glossary.yaml") -> list[Term]:
     """All terms in the order of the alphabet. KitError names the entry with a missing, unknown or doubled field."""
     found = _read(path, Term)
@@ -66,6 +80,11 @@ def glossary(path: Path = DATA / "glossary.yaml") -> list[Term]:
 def paper_map(path: Path = DATA / "paper_map.yaml") -> list[Part]:
     """All parts of the paper in the file's order. KitError as for `glossary`."""
     return _read(path, Part)
+
+
+def metrics(path: Path = DATA / "metrics.yaml") -> list[Metric]:
+    """All metrics in the file's order. KitError as for `glossary`."""
+    return _read(path, Metric)
 
 
 def _read(path: Path, kind: type) -> list:
@@ -94,27 +113,39 @@ def _read(path: Path, kind: type) -> list:
 
 
 @lru_cache(maxsize=1)
-def _headings(folder: Path = LESSONS) -> dict[tuple[str, str], str]:
-    """(lesson, cell id) -> the nearest heading at or above the cell."""
+def _cells(folder: Path = LESSONS) -> dict[tuple[str, str], tuple[str, str]]:
+    """(lesson, cell id) -> (the heading above the cell, its text; none of code)."""
     import nbformat
 
     found = {}
     for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
         heading = path.stem
         for cell in nbformat.read(path, as_version=4).cells:
-            own = re.findall(r"^#{1,3} +(.+)$", cell.source, re.M) if cell.cell_type == "markdown" else []
-            found[path.stem, cell.id] = heading = own[-1].strip() if own else heading
+            found[path.stem, cell.id] = heading, cell.source if cell.cell_type == "markdown" else ""
+            if cell.cell_type == "markdown":
+                heading = (_HEADING.findall(cell.source) or [heading])[-1]
     return found
 
 
-def place(lesson: str, cell: str) -> str:
-    """Where a cell stands, in words: "02, What the model really sees". KitError where there is no such cell."""
+def place(lesson: str, cell: str, names: Iterable[str] = ()) -> str:
+    """Where a cell (in it, the first of `names`) stands, in words: "02, What the model really sees".
+
+    KitError where there is no such cell.
+    """
     try:
-        heading = _headings()[lesson, cell]
+        heading, source = _cells()[lesson, cell]
     except KeyError:
         raise KitError(f"lesson {lesson} has no cell {cell!r}; correct the entry in data/course") from None
-    heading = re.sub(r"^\d+\s*[·.]\s*", "", re.sub(r"[`*_]", "", heading))
-    return f"{lesson[:2]}, {heading}"
+    at = min((source.lower().find(name.lower()) for name in names if name and name.lower() in source.lower()), default=1)
+    above = [match[1] for match in _HEADING.finditer(source) if match.start() < max(1, at)]
+    heading = re.sub(r"^\d+\s*[·.]\s*", "", re.sub(r"[`*_]", "", above[-1] if above else heading))
+    return f"{lesson[:2]}, {heading.strip()}"
+
+
+def _place_of(one: Term | Part | Metric) -> str:
+    if isinstance(one, Term) and (one.lesson, one.cell) in _cells():
+        return place(one.lesson, one.cell, [*re.split(" and ", one.term), *(text.strip() for text in one.also.split(",")), one.word])
+    return place(one.lesson, one.cell)
 
 
 def _on_github(lesson: str, cell: str) -> str:
@@ -139,6 +170,10 @@ def glossary_markdown(link: Link = _on_github) -> str:
         name = f"**{_cell(one.term)}**" + (f" ({_cell(one.also)})" if one.also else "")
         sign = ", ".join(_cell(text) for text in (one.symbol, one.unit) if text)
         lines.append(f"| {name} | {_cell(one.means)} | {sign} | {_markdown_link(one, link)} |")
+    lines += ["", "## The numbers", "", "| number | what it is | better | what it does not mean | unit | lesson |", "|---|---|---|---|---|---|"]
+    for one in metrics():
+        texts = (f"**{_cell(one.metric)}**", *(_cell(text) for text in (one.means, one.better, one.misread, one.unit)))
+        lines.append(f"| {' | '.join(texts)} | {_markdown_link(one, link)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -161,8 +196,8 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _markdown_link(one: Term | Part, link: Link) -> str:
-    return f"[{_cell(place(one.lesson, one.cell))}]({link(one.lesson, one.cell)})"
+def _markdown_link(one: Term | Part | Metric, link: Link) -> str:
+    return f"[{_cell(_place_of(one))}]({link(one.lesson, one.cell)})"
 
 
 # ---------------------------------------------------------------- HTML, for the site and for lessons
@@ -175,6 +210,13 @@ def glossary_html(link: Link | None = _on_site) -> str:
     return _table(["word", "what it means", "symbol, unit", "lesson"], rows)
 
 
+def metrics_html(link: Link | None = _on_site) -> str:
+    """The metrics as a table without page around it."""
+    rows = [[f"<b>{_text(one.metric)}</b>", *(_text(text) for text in (one.means, one.better, one.misread, one.unit)), _html_link(one, link)]
+            for one in metrics()]  # fmt: skip
+    return _table(["number", "what it is", "better", "what it does not mean", "unit", "lesson"], rows)
+
+
 def paper_map_html(link: Link | None = _on_site, lesson: str | None = None) -> str:
     """The map as a table without page around it; of one lesson where it is named."""
     rows = [[_text(one.part), _text(one.what), _html_link(one, link), "<br>".join(f"<code>{_text(name)}</code>" for name in one.functions),
@@ -184,8 +226,9 @@ def paper_map_html(link: Link | None = _on_site, lesson: str | None = None) -> s
 
 
 def show_glossary() -> None:
-    """Displays the glossary in a notebook, folded."""
+    """Displays the words and the numbers of the course in a notebook, folded."""
     show_html(f"<details><summary>The words of the course ({len(glossary())})</summary>{glossary_html(_on_github)}</details>")
+    show_html(f"<details><summary>The numbers, and what they do not mean ({len(metrics())})</summary>{metrics_html(_on_github)}</details>")
 
 
 def show_paper_map(lesson: str | None = None) -> None:
@@ -202,8 +245,8 @@ def _anchor(term: str) -> str:
     return "term-" + re.sub(r"[^a-z0-9]+", "-", term.lower()).strip("-")
 
 
-def _html_link(one: Term | Part, link: Link | None) -> str:
-    where = _text(place(one.lesson, one.cell))
+def _html_link(one: Term | Part | Metric, link: Link | None) -> str:
+    where = _text(_place_of(one))
     return where if link is None else f'<a href="{html.escape(link(one.lesson, one.cell))}">{where}</a>'
 
 
@@ -221,7 +264,8 @@ PAGES = {"GLOSSARY.md": glossary_markdown, "PAPER_MAP.md": paper_map_markdown}
 
 def write_pages(folder: Path = LESSONS) -> list[Path]:
     """Writes the Markdown pages anew."""
-    return [write_text(folder / name, make()) for name, make in PAGES.items()]
+    made = {name: make() for name, make in PAGES.items()}  # all or none
+    return [write_text(folder / name, text) for name, text in made.items()]
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def markers(names: Sequence[str]) -> dict[str, str]:
 def number(ax: Axes, text: str, place: tuple[float, float], shift: tuple[float, float] = (0, 7), **look: Any):
     """A number written beside its mark, on white, so that no line strikes it through. shift: in points from the mark."""
     look = {"ha": "center", "va": "center" if not shift[1] else "bottom", "fontsize": 8.5} | look
-    on_white = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
+    on_white = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
     return ax.annotate(text, place, xytext=shift, textcoords="offset points", bbox=on_white, zorder=4, **look)
 
 

@@ -22,6 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from rlhf_kit.errors import KitError
+from rlhf_kit.views.interactive.colab import enable_widgets
 from rlhf_kit.views.tables import table
 
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -181,6 +182,7 @@ def _plain(text: str) -> str:
 def _make_live(panel: Panel, drawing: Drawing, paint, controls: Mapping, extra: Sequence, name: str) -> None:
     import ipywidgets as widgets
 
+    enable_widgets()
     size = drawing.figure.get_size_inches() * drawing.figure.dpi
     image = widgets.HTML()
     text, under = widgets.HTML(), widgets.HTML()
