@@ -29,7 +29,8 @@ from rlhf_kit.runs import Ledger
 from rlhf_kit.sources.adapters import Pair, adapter_named, refusal, sniff
 from rlhf_kit.sources.cleaning import REASONS, fault, margin_of
 from rlhf_kit.sources.fields import STRUCTURAL, BadRow, Row
-from rlhf_kit.sources.public_adapters import GROUPS, PER_PROMPT
+from rlhf_kit.sources.public_adapters import PER_PROMPT
+from rlhf_kit.sources.public_groups import GROUPS
 from rlhf_kit.sources.public_sets import PreferencePart, open_preferences
 from rlhf_kit.sources.spill import RowTable, turns_type
 from rlhf_kit.sources.splits import describe, opening_key, prompt_key, prompts_of, split_by_prompt

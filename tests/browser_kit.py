@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -171,13 +171,13 @@ def state(view) -> tuple[str, str]:
     return image.evaluate(PIXELS), "\n".join(view.locator(".widget-html-content").all_inner_texts())
 
 
-def follows(view, before, seconds: float = 2.5, most: float = 30) -> bool:
-    """Whether the picture changes, or gives way to a sentence that says why there is none. It waits some seconds, and
+def follows(view, before, words: bool = False, seconds: float = 2.5, most: float = 30) -> bool:
+    """Whether the picture (with `words`, the picture or its words) changes, or gives way to a sentence that says why there is none. It waits some seconds, and
     longer where the kernel is still at work (on a machine that has other things to do)."""
     start = time.monotonic()
     while True:
         now = state(view)
-        if now[0] != before[0] or ("Not shown" in now[1]) != ("Not shown" in before[1]):
+        if now[0] != before[0] or (words and now != before) or ("Not shown" in now[1]) != ("Not shown" in before[1]):
             return True
         waited = time.monotonic() - start
         if waited > most or (waited > seconds and "| Busy" not in view.page.locator("#jp-main-statusbar").inner_text()):
@@ -185,13 +185,13 @@ def follows(view, before, seconds: float = 2.5, most: float = 30) -> bool:
         time.sleep(0.05)
 
 
-def moved(view, focusable, keys) -> bool:
+def moved(view, focusable, keys, words: bool = False) -> bool:
     """Presses the keys one after the other until the view follows."""
     for key in keys:
         before = state(view)
         focusable.focus()
         view.page.keyboard.press(key)
-        if follows(view, before):
+        if follows(view, before, words):
             return True
     return False
 
@@ -201,8 +201,11 @@ def name_of(view) -> str:
     return next(c for c in view.get_attribute("class").split() if c.startswith("view-")).removeprefix("view-")
 
 
-def move_all(view) -> tuple[int, list[str]]:
-    """Moves every control of a view once, by keyboard: (how many there are, those that the picture did not follow)."""
+def move_all(view, in_words: Collection[tuple[str, str]] = ()) -> tuple[int, list[str]]:
+    """Moves every control of a view once, by keyboard: (how many there are, those that the picture did not follow).
+
+    in_words: (view, control) of which it is enough that the words follow.
+    """
     name, dead, tried = name_of(view), [], 0
     for row in view.locator(".widget-hbox").first.locator(":scope > *").all():
         if not row.locator("label").count():
@@ -214,7 +217,7 @@ def move_all(view) -> tuple[int, list[str]]:
             tried += 1
             ends = row.locator(".noUi-handle").count() == 2  # of a range: from its end inwards, and not past the other
             inwards = ("PageUp" if "noUi-handle-lower" in handle.get_attribute("class") else "PageDown",) * 8
-            if not moved(view, handle, inwards if ends else ("ArrowLeft", "ArrowRight", "Home", "End")):
+            if not moved(view, handle, inwards if ends else ("ArrowLeft", "ArrowRight", "Home", "End"), (name, text) in in_words):
                 dead.append(f"slider {text}")
         assert not row.locator("select").count(), f"{text}: JupyterLab takes the arrow keys of a drop-down list"
         one_of = row.locator("button")

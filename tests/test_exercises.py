@@ -95,12 +95,21 @@ def test_a_solution_uses_only_what_its_lesson_has(path):
 
 @each_lesson
 def test_the_site_folds_hints_and_solutions(path):
-    from rlhf_kit import site
+    from bs4 import BeautifulSoup
 
-    page = site._render(path)[1]
-    folded = re.findall(r"<details><summary>(Hint|Solution)</summary>(.*?)</details>", page, re.DOTALL)
-    assert [name for name, _ in folded][-6:] == ["Hint", "Solution"] * 3
-    assert all(len(re.sub("<[^>]+>", "", text).strip()) > 30 for _, text in folded)
+    from rlhf_kit.site import lesson
+
+    page = BeautifulSoup(lesson.render(path, {}).body, "html.parser")
+    folded = {name: [] for name in ("Hint", "Solution")}
+    for box in page.find_all("details"):
+        title = box.find("summary").get_text().strip()
+        if title in folded:
+            folded[title].append(box.get_text().strip().removeprefix(title).strip())
+    assert [len(texts) for texts in folded.values()] == [3, 3]
+    assert all(len(text) > 30 for texts in folded.values() for text in texts), "a fold without its content"
+    solved = cells(solutions.path_of(path))
+    for n, text in zip(solutions.NUMBERS, folded["Solution"], strict=True):
+        assert solved[f"exercise-{n}-answer"].source.split() == text.split()
 
 
 @each_lesson

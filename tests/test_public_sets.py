@@ -17,7 +17,8 @@ from rlhf_kit.preferences import REASONS, examine, load_preferences, load_with_l
 from rlhf_kit.sources import public_sets
 from rlhf_kit.sources.adapters import ADAPTERS, sniff
 from rlhf_kit.sources.fields import STRUCTURAL, BadRow, Pair
-from rlhf_kit.sources.public_adapters import GROUPS, PUBLIC
+from rlhf_kit.sources.public_adapters import PUBLIC
+from rlhf_kit.sources.public_groups import GROUPS
 
 
 def user(text):

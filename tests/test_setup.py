@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
 import shutil
@@ -252,3 +253,10 @@ def test_reports_show_a_run_alone_and_against_another(tmp_path, monkeypatch, cap
     assert "| gold | 1.5 | 1 | 0.5 |" in out and "| claim kl-grows | 1.5 | 1 | 0.5 |" in out
     assert cli.main(["report", "--run", "three"]) == 2
     assert "there is no run 'three'; finished runs: one, two" in capsys.readouterr().err
+
+
+def test_usage_pings_are_off_wherever_the_kit_is_imported_first():
+    env = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_TELEMETRY"}
+    look = "import rlhf_kit, huggingface_hub.constants as hub; print(hub.HF_HUB_DISABLE_TELEMETRY)"
+    done = subprocess.run([sys.executable, "-c", look], cwd=PROJECT, env=env, capture_output=True, text=True)
+    assert done.stdout.strip() == "True", done.stderr

@@ -51,7 +51,7 @@ def run(tmp_path, monkeypatch):
     (opened.path / "notebooks").mkdir()
     books = {
         "00_start": [
-            say("# 00 · Start & go\n\nThe *first* lesson.\n\n| | |\n|---|---|\n| **Question** | What is it? |\n| **Time** | short |"),
+            say("# 00 · Start & go\n\nThe *first* lesson.\n\n| | |\n|---|---|\n| **The question** | What is $x_0$? |\n| **Time** | short |"),
             code("# colab", tags=["colab"]),
             code("PROFILE = 'smoke'", tags=["injected-parameters"]),
             say(
@@ -87,7 +87,7 @@ def test_a_site_is_sound_and_complete(run):
     assert {p.name for p in index.parent.iterdir()} == {
         "index.html", "figures.html", "glossary.html", "paper-map.html", "00_start.html", "01_next.html", ".nojekyll"}  # fmt: skip
     home = soup_of(index)
-    assert "2 lessons" in home.main.get_text() and "What is it?" in home.main.get_text()
+    assert "2 lessons" in home.main.get_text() and "What is x0?" in home.main.get_text()
     assert home.find("a", string="kl-grows")["href"] == "00_start.html#the-claim"
     assert "&lt;b&gt;It&lt;/b&gt; grows." in index.read_text() and "at least 0" in home.main.get_text()
     assert "1:01" in home.main.get_text() and "0.25" in home.main.get_text()
@@ -143,8 +143,8 @@ def test_what_acts_is_dropped_or_shown_as_text(run):
 def test_formulas_are_drawn_by_the_browser_and_money_is_not_one(run):
     main = soup_of(site.build(run).parent / "00_start.html").main
     drawn = main.find_all("math")
-    assert [m["alttext"] for m in drawn] == ["-\\log\\sigma(x)", "r = \\beta\\log\\tfrac{p}{q}"]
-    assert drawn[1]["display"] == "block" and drawn[1].find("mfrac") and drawn[0].find("mspace") is not None
+    assert [m["alttext"] for m in drawn] == ["x_0", "-\\log\\sigma(x)", "r = \\beta\\log\\tfrac{p}{q}"]
+    assert drawn[2]["display"] == "block" and drawn[2].find("mfrac") and drawn[1].find("mspace") is not None
     assert "costs $5 or $6" in main.get_text() and "$x$" in main.get_text()
 
 

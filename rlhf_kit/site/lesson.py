@@ -98,7 +98,7 @@ def render(path: Path, pages: Mapping[str, str]) -> Lesson:
     _boxes(soup)
     _links(soup, pages)
     first = next((h.text for h in headings if h.level == 1), path.stem)
-    said = next((p.get_text(" ", strip=True) for p in soup.select(".text_cell p")), first)
+    said = next((_words(p) for p in soup.select(".text_cell p")), first)
     return Lesson(path.stem, first, _short(said), _question(soup), str(soup), headings, figures, cells)
 
 
@@ -140,7 +140,7 @@ def _headings(soup: BeautifulSoup, taken: set[str]) -> list[Heading]:
     for place in soup.find_all(re.compile("^h[1-4]$")):
         if place.find_parent(class_="output_area"):
             continue
-        text = place.get_text(" ", strip=True)
+        text = _words(place)
         level = int(place.name[1])
         if level == 1 and any(h.level == 1 for h in found):
             level, place.name = 2, "h2"
@@ -193,7 +193,7 @@ def _alt(image: Tag, cells: Mapping[str, str]) -> str:
     drawn = re.search(r"\bdraw_(\w+)", cells.get(cell.get("id", ""), "") if cell else "")
     heading = image.find_previous(re.compile("^h[1-3]$"))
     about = drawn.group(1).replace("_", " ").capitalize() if drawn else "Figure"
-    section = heading.get_text(" ", strip=True).removesuffix("#").strip() if heading else ""
+    section = _words(heading).removesuffix("#").strip() if heading else ""
     return f"{about} (in the section: {section})" if section else about
 
 
@@ -223,8 +223,13 @@ def _question(soup: BeautifulSoup) -> str:
     for row in soup.select("table tr"):
         cells = row.find_all(["td", "th"])
         if len(cells) == 2 and cells[0].get_text(strip=True) == "The question":
-            return cells[1].get_text(" ", strip=True)
+            return _words(cells[1])
     return ""
+
+
+def _words(place: Tag) -> str:
+    """The text of an element in one line."""
+    return " ".join(place.get_text().split())
 
 
 def _short(text: str, characters: int = 155) -> str:

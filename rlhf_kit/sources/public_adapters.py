@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf_kit.sources.fields import (
@@ -62,7 +62,7 @@ def shp(row: Row) -> list[Pair]:
 
 def helpsteer(row: Row) -> list[Pair]:
     """nvidia/HelpSteer: one response a row, `prompt`, `response`, `helpfulness`, `correctness`, ... from 0 to 4 (card);
-    `by_prompt` first joins the rows of a prompt to `prompt`, `responses`, `scores`.
+    `public_groups.by_prompt` first joins the rows of a prompt to `prompt`, `responses`, `scores`.
 
     Every pair of a prompt's responses, by the mean of helpfulness and correctness (the authors' README of March 2024),
     ties left out. That this rule gives Table 5's 37,131 pairs is not verified: the conversion's card names none.
@@ -245,36 +245,6 @@ PUBLIC = {
     "summarize": summarize,
     "pair_prompt": pair_prompt,
 }
-
-
-# ---------------------------------------------------------------- sets with one response a row
-
-
-def by_prompt(rows: Iterable[tuple[str, Row | BadRow]]) -> Iterator[tuple[str, Row | BadRow]]:
-    """HelpSteer's rows joined by prompt, wherever they stand: {prompt, responses, scores}, at the first one's place.
-
-    The whole set is held in memory for that (37,120 rows). A row that cannot be used comes out as a `BadRow` in its
-    own place; it makes no pair.
-    """
-    found: dict[str, tuple[str, list[Any], list[float]]] = {}
-    for place, row in rows:
-        try:
-            if isinstance(row, BadRow):
-                raise row
-            prompt = text_of(field_of(row, "prompt"), "prompt")
-            answer = text_of(field_of(row, "response"), "response")
-            score = sum(required_number(row, name) for name in ("helpfulness", "correctness")) / 2
-        except BadRow as bad:
-            yield place, bad
-            continue
-        _, answers, scores = found.setdefault(prompt, (place, [], []))
-        answers.append(answer)
-        scores.append(score)
-    for prompt, (place, answers, scores) in found.items():
-        yield place, {"prompt": prompt, "responses": answers, "scores": scores}
-
-
-GROUPS = {"helpsteer": by_prompt}
 
 
 # ---------------------------------------------------------------- pieces
