@@ -22,7 +22,7 @@ IN_WORDS = {("force-field", "place in its path")}
 VALUES = {"PROFILE": '"smoke"', "RUN": '"smoke"', "INTERACTIVE": "True"}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def lessons(lab, smoke_course):
     """The lab with a copy of the finished run, and the lessons with their dial at smoke."""
     done = smoke_course.done
