@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--run", help="name of the run under runs/ (default: the profile's, with the seed if not 0)"
     )
-    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--seed", type=int, default=0, help="prompts, samples and training follow it (default: 0)")
     run.add_argument("--from", dest="start", metavar="NN", help="start with this notebook, as 03")
     run.add_argument("--only", metavar="NN[,NN]", help="only these notebooks, as 03 or 03,05")
     run.add_argument(
@@ -82,11 +82,11 @@ def parser() -> argparse.ArgumentParser:
         description="Claims, metrics, tables and policies of a run, alone or against another run: printed as Markdown, and "
         "written as Markdown, HTML and JSON to runs/RUN/report/ (report.* or report-against-OTHER.*).",
     )
-    report.add_argument("--run", required=True)
+    report.add_argument("--run", required=True, help="name of a run under runs/")
     report.add_argument("--against", metavar="RUN", help="another run to compare with")
 
     pages = commands.add_parser("site", help="a run's pages in a folder of your own, to publish on any static host")
-    pages.add_argument("--run", required=True)
+    pages.add_argument("--run", required=True, help="name of a run under runs/")
     pages.add_argument("--out", required=True, type=Path, help="a new or empty folder, or that of an earlier site")
 
     doctor = commands.add_parser(
@@ -103,8 +103,10 @@ def parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="take a policy out of a run, with a model card")
     export.add_argument("--policy", required=True, help="folder of a policy, a stage or a LoRA adapter")
     export.add_argument("--out", required=True, type=Path, help="a new folder")
-    export.add_argument("--format", default="safetensors", choices=("safetensors", "gguf"))
-    export.add_argument("--dtype", choices=("float32", "float16", "bfloat16"))
+    export.add_argument(
+        "--format", default="safetensors", choices=("safetensors", "gguf"), help="a folder for transformers (default), or one file for llama.cpp"
+    )
+    export.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the weights (default: as they are; float16 for gguf)")
     export.add_argument("--base", help="base model of a LoRA adapter, if not the one that it names")
     return top
 
