@@ -205,6 +205,47 @@ def test_an_error_in_the_readers_cell_is_one_sentence():
             assert told.status == "not yet" and len(told.sentence) < 300, told
 
 
+def test_a_right_answer_may_be_a_list_an_array_or_a_tensor():
+    def order(p, q):
+        return np.mean((p > 0.5) == (q > 0.5)), np.concatenate([p, q]).mean()
+
+    def skills(before, after):
+        from scipy.stats import binomtest
+
+        gained, lost = int(np.sum(~before & after)), int(np.sum(before & ~after))
+        return gained, lost, binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+
+    p, q = np.array([0.7, 0.2, 0.6]), np.array([0.4, 0.1, 0.9])
+    for kind in (tuple, list, np.array, torch.tensor):
+        assert examine("04-2", lambda *a, kind=kind: kind(order(*a)), p, q).status == "right", kind
+        assert examine("09-1", lambda *a, kind=kind: kind(skills(*a))).status == "right", kind
+
+    def with_gradient(gaps, longer, wins):
+        x, w = torch.tensor(np.column_stack([gaps, longer / 100])), torch.zeros(2, dtype=torch.double, requires_grad=True)
+        descent = torch.optim.LBFGS([w], max_iter=200, tolerance_change=1e-12)
+
+        def loss():
+            descent.zero_grad()
+            value = F.binary_cross_entropy_with_logits(x @ w, torch.tensor(wins))
+            value.backward()
+            return value
+
+        descent.step(loss)
+        return 1 / w[0], w[1] / w[0]
+
+    assert examine("01-3", with_gradient).status == "right"
+
+
+def test_a_number_of_prompts_is_rounded_up_and_no_text():
+    def needed(round_it):
+        return lambda d, h: round_it((1.96 * np.std(d, ddof=1) / h) ** 2)
+
+    assert examine("00-2", needed(math.ceil)).status == "right"
+    for less in (int, round):
+        assert "round *up*" in examine("00-2", needed(less)).sentence
+    assert "is the text '0.60'" in examine("00-1", lambda before, after: "0.60").sentence
+
+
 def test_what_is_shown_is_escaped_and_said_in_words():
     shown = exercises.Outcome("03-1", "not yet", "<script>alert(1)</script>")
     assert "<script>" not in shown._repr_html_() and "not yet" in shown._repr_html_()

@@ -20,8 +20,12 @@ def numbers(value: Any, what: str = "the answer") -> np.ndarray:
     """A number, list, array or tensor (with or without gradient) as float64; Mistake when it holds no numbers."""
     if value is None:
         raise Mistake(f"{what} is None: is the `return` missing?")
+    if isinstance(value, str):
+        raise Mistake(f"{what} should be made of numbers, and is {_kind(value)}")
     try:
-        if hasattr(value, "detach"):
+        if isinstance(value, tuple | list):  # numpy takes no tensor through which gradients flow
+            value = [numbers(one, what) if hasattr(one, "detach") else one for one in value]
+        elif hasattr(value, "detach"):
             value = value.detach().cpu().double().numpy()
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
@@ -53,6 +57,17 @@ def compare(
     if np.isnan(found).any() and not np.isnan(right).any():
         raise Mistake(f"{what} holds nan (not a number): somewhere is 0/0, or inf minus inf")
     raise Mistake(f"{what} is {_text(found)} and should be {_text(right)} on the inputs of the check")
+
+
+def parts(value: Any, n: int, sentence: str) -> list:
+    """The `n` parts of a tuple, list, array or tensor; Mistake with `sentence` where it has not as many."""
+    if hasattr(value, "detach"):
+        value = numbers(value)
+    if isinstance(value, np.ndarray) and value.shape[:1] == (n,):
+        return list(value)
+    if not isinstance(value, tuple | list) or len(value) != n:
+        raise Mistake(sentence)
+    return list(value)
 
 
 def same(value: Any, right: Any, likely: Sequence[tuple[Any, str]] = (), what: str = "the answer") -> Any:

@@ -44,14 +44,18 @@ def exercise_2(prompts_needed, differences: Sequence[float] | None = None) -> st
         ((1.96 * s / (2 * half)) ** 2, "half of half_width's precision: the interval reaches half_width to *each* side"),
         ((1.96 * s**2 / half) ** 2, "the variance stands where the standard deviation belongs"),
         ((1.96 * s / half) ** 2 / len(sample), "that divides by the number of prompts you had; the spread of one prompt's difference is what counts"),
+        ((2 * s / half) ** 2, "2 stands where 1.96 belongs; near, and on the safe side, but not what was asked"),
         ((1.96 * float(sample.mean()) / half) ** 2, "the mean difference stands where the standard deviation belongs"),
         ((1.64 * s / half) ** 2, "1.64 belongs to a 90 % interval; 95 % takes 1.96"),
     )  # fmt: skip
     likely = [(n, sentence) for wrong, sentence in likely for n in (wrong, math.ceil(wrong))]
-    compare(prompts_needed(sample.tolist(), half), right, likely, "the number of prompts", tolerance=0.006)
+    compare(prompts_needed(sample.tolist(), half), math.ceil(right), likely, "the number of prompts", tolerance=0.006)
     whole = float(numbers(prompts_needed(sample.tolist(), half)))
     if whole != int(whole):
         raise Mistake("a number of prompts is whole: round it up")
+    four = [2.0, 2.0, -2.0, -2.0]  # 15.4 prompts by the one standard deviation, 20.5 by the other
+    if float(numbers(prompts_needed(list(four), 1.0))) in (15, 20):
+        raise Mistake("rounded down, or to the nearest: with one prompt too few the interval is wider than asked, so round *up*")
     said = f"{whole:,.0f} prompts for a half-width of {half}, where one prompt's difference spreads by {s:.2f}"
     if differences is not None and len(differences) > 1:
         mine = float(numbers(prompts_needed([float(x) for x in differences], half)))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from rlhf_kit import losses, rewards
-from rlhf_kit.exercises.compare import Mistake, compare
+from rlhf_kit.exercises.compare import Mistake, compare, parts
 
 
 def exercise_1(preference) -> str:
@@ -49,8 +49,7 @@ def exercise_2(order_report, first=None, second=None) -> str:
     assert flips == agree
     rate, side = "the flip rate", "the pull of place A"
     found = order_report(p.copy(), q.copy())
-    if not isinstance(found, tuple | list) or len(found) != 2:
-        raise Mistake("return two numbers: (flip rate, mean probability of place A)")
+    found = parts(found, 2, "return two numbers: (flip rate, mean probability of place A)")
     compare(found[0], flips, (
         (1 - agree, "the other pairs are counted: where the *letter* changes with the order, the *answer* stays the same, and nothing flips"),
         (100 * flips, "that is in percent; a share runs from 0 to 1"),
@@ -94,8 +93,7 @@ def exercise_3(best_and_worst) -> str:
 
         found = best_and_worst(prefer, n)
         best, worst = int(np.argmax(strength)), int(np.argmin(strength))
-        if not isinstance(found, tuple | list) or len(found) != 2:
-            raise Mistake("return two numbers of answers: (best, worst)")
+        found = parts(found, 2, "return two numbers of answers: (best, worst)")
         if tuple(found) == (worst, best):
             raise Mistake("best and worst are swapped: prefer(i, j) is the probability that i *beats* j")
         if found[0] != best:

@@ -6,7 +6,7 @@ import numpy as np
 
 from rlhf_kit import evaluation
 from rlhf_kit.evaluation import skills
-from rlhf_kit.exercises.compare import Mistake, compare, numbers
+from rlhf_kit.exercises.compare import Mistake, compare, numbers, parts
 
 
 def exercise_1(skills_test) -> str:
@@ -38,9 +38,8 @@ def exercise_1(skills_test) -> str:
         (stats.ttest_rel(after.astype(float), before.astype(float)).pvalue,
          "that is a paired t test; it is near, but for right or wrong the binomial test is exact"),
     )  # fmt: skip
-    found = skills_test(before.copy(), after.copy())
-    if not isinstance(found, tuple | list) or len(found) != 3:
-        raise Mistake("three numbers are expected: gained, lost and the p value")
+    three = "three numbers are expected: gained, lost and the p value"
+    found = parts(skills_test(before.copy(), after.copy()), 3, three)
     compare(found[:2], [gained, lost], (
         ([lost, gained], "gained and lost have changed places: gained is wrong before and right after"),
         ([after.sum(), before.sum()], "those are the tasks solved after and before; count the ones that changed sides"),
@@ -48,7 +47,7 @@ def exercise_1(skills_test) -> str:
     ), "(gained, lost)")  # fmt: skip
     compare(found[2], p, likely, "the p value")
     even = np.array([True, False, True, False, True])
-    third = skills_test(even, ~even | np.array([False] * 4 + [True]))
+    third = parts(skills_test(even, ~even | np.array([False] * 4 + [True])), 3, three)
     if numbers(third[2], "the p value") > 1 + 1e-9:
         raise Mistake(f"with two gained and two lost the p value is {float(third[2]):.3f}; both tails overlap there, and a probability is at most 1")
     compare(third, _as_the_kit_does(even, ~even | np.array([False] * 4 + [True])), what="with two gained and two lost the answer")
@@ -82,8 +81,7 @@ def exercise_2(win_rate, ours_seen=None, theirs_seen=None) -> str:
     half = (right["high"] - right["low"]) / 2
     naive = 1.96 * won.std(ddof=1) / np.sqrt(len(won))
     found = win_rate(ours.copy(), theirs.copy(), ids.copy())
-    if not isinstance(found, tuple | list | np.ndarray) or len(found) != 3:
-        raise Mistake("three numbers are expected: the win rate, and the low and high end of its 95 % interval")
+    found = parts(found, 3, "three numbers are expected: the win rate, and the low and high end of its 95 % interval")
     compare(found[0], right["win_rate"], (
         ((won == 1).mean(), "ties count as losses; a tie is half a win, or a policy that always draws would lose to itself"),
         ((won >= 0.5).mean(), "ties count as wins; a tie is half a win"),
@@ -108,7 +106,7 @@ def exercise_2(win_rate, ours_seen=None, theirs_seen=None) -> str:
     if not 0.85 < mine / half < 1.15:
         raise Mistake(f"half the interval is {mine:.4f} and should be about {half:.4f} (a bootstrap that draws {prompts} prompts of {prompts}, again "
          f"and again)")
-    if tuple(win_rate(ours.copy(), theirs.copy(), ids.copy())) != tuple(found):
+    if not np.array_equal(numbers(win_rate(ours.copy(), theirs.copy(), ids.copy())), numbers(found)):
         raise Mistake("a second call gives another interval: seed the generator inside the function, so that a report can be made again")
     said = (f"{right['win_rate']:.3f} [{low:.3f}, {high:.3f}]; evaluation.win_rate says [{right['low']:.3f}, {right['high']:.3f}], "
             f"and rows as if independent would have claimed plus or minus {naive:.3f}")  # fmt: skip
