@@ -97,6 +97,8 @@ def test_a_clean_sweep_still_has_an_interval():
     found = evaluation.win_rate(np.ones(20), np.zeros(20))
     assert found["win_rate"] == found["high"] == 1
     assert found["low"] == pytest.approx(20 / (20 + 1.959964**2), abs=1e-6)  # Wilson
+    for n in (20, 150, 200, 333):
+        assert evaluation.cluster_interval(np.zeros(n)).low == 0 and evaluation.cluster_interval(np.ones(n)).high == 1
 
 
 def test_bad_win_rates():
