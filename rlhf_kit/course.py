@@ -14,6 +14,10 @@ from rlhf_kit.profiles import DEFAULT, Machine, Profile, load_profile, resolve
 from rlhf_kit.runs import Run, Stage, code_hash, derive_seed, file_hash, open_run, project_path, stable_hash
 
 KIT = Path(__file__).resolve().parent
+# Files of weights, tokenizers and rows.
+_KINDS = (
+    ".safetensors", ".gguf", ".json", ".jinja", ".model", ".jsonl", ".ndjson", ".parquet", ".arrow", ".csv", ".gz", ".xz",
+)  # fmt: skip
 _SHOWN = ("model", "data", "sft", "reward", "sampling", "labeling", "dpo")
 
 
@@ -133,10 +137,17 @@ def source_key(path: str | None) -> str:
     if found.is_file():
         return file_hash(found)
     if found.is_dir():
-        kinds = (".safetensors", ".json", ".jinja", ".model", ".jsonl", ".parquet", ".csv", ".gz")
-        files = sorted(p for p in found.iterdir() if p.suffix in kinds)
-        return stable_hash([[p.name, file_hash(p)] for p in files])
+        files = [p for p in sorted(found.rglob("*")) if p.is_file() and _decides(p.relative_to(found), found)]
+        return stable_hash([[p.relative_to(found).as_posix(), file_hash(p)] for p in files])
     return str(path)
+
+
+def _decides(file: Path, folder: Path) -> bool:
+    """Whether a file of a model's or data set's folder says what it is: weights, tokenizer or rows, also below the top."""
+    if any(part.startswith(".") for part in file.parts):
+        return False
+    # A README names the splits of a data set; a model's says nothing to the programs.
+    return file.suffix in _KINDS or (file.name == "README.md" and not (folder / "config.json").is_file())
 
 
 def base_key(course: Course) -> str:

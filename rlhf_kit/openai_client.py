@@ -111,9 +111,11 @@ class Client:
         stop: ends the waiting between tries. Silent when all tries failed, or the client was closed or stopped; Refused for
         an answer that another try would not change; KitError for a key that it does not take.
         """
-        why, pause = "", self.pause
+        why, pause, wanted = "", self.pause, 0.0
         for attempt in range(self.tries):
-            if attempt and (self.gone if stop is None else stop).wait(pause * random.uniform(0.75, 1.25)):
+            # Many askers must not come back at once, and none before the time that the server named.
+            wait = max(pause * random.uniform(0.75, 1.25), wanted * random.uniform(1.0, 1.25))
+            if attempt and (self.gone if stop is None else stop).wait(wait):
                 break
             if self.gone.is_set():
                 break
@@ -121,7 +123,7 @@ class Client:
             if not isinstance(found, _Passing):
                 return found
             why = f"{found.why}, {attempt + 1} times in a row"
-            pause = min(LONGEST_PAUSE, max(self.pause * 2**attempt, found.wanted))
+            pause, wanted = min(LONGEST_PAUSE, self.pause * 2**attempt), min(LONGEST_PAUSE, found.wanted)
         raise Silent(why or "was given up")
 
     def close(self) -> None:

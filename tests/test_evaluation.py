@@ -32,13 +32,15 @@ def test_ratings_equal_those_of_an_independent_implementation(name):
         pytest.skip(f"needs the golden ratings at {EVALICA}")
     import pandas as pd
 
-    golden = pd.read_csv(EVALICA / f"{name}-golden.csv", dtype={"item": str})
-    golden = golden[golden["algorithm"] == "bradley_terry"]
-    scores = evaluation.bradley_terry(pd.read_csv(EVALICA / f"{name}.csv"))
-    found = {str(player): score for player, score in scores.items()}
-    assert sorted(found) == sorted(golden["item"])
-    for player, score in zip(golden["item"], golden["score"], strict=True):
-        assert found[player] == pytest.approx(score, abs=1e-9)
+    table = pd.read_csv(EVALICA / f"{name}-golden.csv", dtype={"item": str})
+    battles = pd.read_csv(EVALICA / f"{name}.csv")
+    scores = evaluation.bradley_terry(battles)
+    for algorithm, rated in (("bradley_terry", scores), ("elo", evaluation.elo(battles))):
+        golden = table[table["algorithm"] == algorithm]
+        found = {str(player): score for player, score in rated.items()}
+        assert sorted(found) == sorted(golden["item"])
+        for player, score in zip(golden["item"], golden["score"], strict=True):
+            assert found[player] == pytest.approx(score, abs=1e-9)
     assert sum(scores.values()) == pytest.approx(1)
 
 
@@ -95,6 +97,8 @@ def test_a_clean_sweep_still_has_an_interval():
     found = evaluation.win_rate(np.ones(20), np.zeros(20))
     assert found["win_rate"] == found["high"] == 1
     assert found["low"] == pytest.approx(20 / (20 + 1.959964**2), abs=1e-6)  # Wilson
+    for n in (20, 150, 200, 333):
+        assert evaluation.cluster_interval(np.zeros(n)).low == 0 and evaluation.cluster_interval(np.ones(n)).high == 1
 
 
 def test_bad_win_rates():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import subprocess
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -73,3 +74,22 @@ def test_lessons_run_with_released_models(smoke_course):
 def _made(stage):
     """When a stage was begun: lessons train variants of a model later."""
     return json.loads((stage / "manifest.json").read_text())["started"]
+
+
+def test_the_cell_of_table_4_can_be_run_again():
+    book = nbformat.read(notebooks.FOLDER / "09_evaluation.ipynb", 4)
+    (source,) = [c.source for c in book.cells if c.cell_type == "code" and "first_rows =" in c.source]
+    rows = [{"judge": "gold", "policy": name, "temperature": 1.0} for name in ("one", "concise")]
+    made = SimpleNamespace(rows=lambda: SimpleNamespace(to_list=lambda: list(rows)))
+    summary = [{"policy": row["policy"], "temperature": 1.0, "length": 9.0} for row in rows]
+    names = {
+        "stages": SimpleNamespace(verdicts=lambda *a: made, summarise=lambda both: summary), "course": SimpleNamespace(metric=lambda *a: None),
+        "both": None, "first": SimpleNamespace(name="one"), "judge": "gold", "judges": {"gold": "gold"}, "PENALTY": 0.02,
+        "arena": lambda judge, style: [{"model": row["policy"], "score": 50.0} for row in rows], "show": lambda *a, **k: None,
+        "controlled": lambda judge, key: {"lc_win_rate": 50.0}, "judged": SimpleNamespace(beside=lambda *a: ((), ())),
+        "told": [{"judge": "gold", "policy": "one", "temperature": 0.0}, {"judge": "bt", "policy": "one", "temperature": 1.0}], "players": ["sft", "one"],
+    }  # fmt: skip
+    exec(source, names)
+    once = (list(names["told"]), list(names["players"]))
+    exec(source, names)
+    assert (names["told"], names["players"]) == once and names["players"] == ["sft", "one", "concise"] and len(names["told"]) == 3

@@ -108,6 +108,12 @@ def test_waits_grow_and_the_servers_own_word_counts(serve, pauses):
     assert pauses[0] == pytest.approx(20, abs=2) and pauses[1] == 2
 
 
+def test_nobody_comes_back_before_the_time_that_the_server_named(serve, pauses, monkeypatch):
+    monkeypatch.setattr(openai_client.random, "uniform", lambda low, high: low)  # the shortest pauses there are
+    url, _ = serve((503, {}, ""), (429, {"Retry-After": "8"}, ""), GOOD)
+    assert ask(url, pauses) == "yes" and pauses == [0.75, 8]
+
+
 def test_what_does_not_pass_is_silent_and_what_cannot_pass_is_refused(serve, pauses, monkeypatch):
     with pytest.raises(Silent, match=r"^answered 500 \(no words\), 3 times in a row$"):
         ask(serve((500, {}, ""))[0], pauses, tries=3)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import nbformat
 import pytest
 
 from rlhf_kit import cli, stages
+from rlhf_kit.course import source_key
 from rlhf_kit.errors import KitError
 from rlhf_kit.runs import Ledger
 
@@ -282,6 +284,40 @@ def test_without_a_further_set_testing_takes_its_prompts_first(own_model, tmp_pa
     with open(tmp_path / "mine" / "iter3.jsonl", "a") as handle:
         handle.write('{"prompt": "one more"}\n')
     assert stages.prompt_table(start(own_model, tmp_path, **{"data.prompts": local_sets})).key != key
+
+
+def test_more_iterations_than_the_profile_has_are_known_by_all_their_sets(own_model, tmp_path):
+    sets = {"data.prompts": str(tmp_path / "iter{iteration}.jsonl"), "data.iterations": 1}
+    sets |= {"data.preferences": str(tmp_path / "pairs.jsonl"), "data.sft": "null"}
+    pairs = [pair(f"pair {i}", "yes", "no") for i in range(40)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    for t in (1, 2, 3):
+        rows = [{"prompt": f"set {t} prompt {i}"} for i in range(20)]
+        (tmp_path / f"iter{t}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    key = stages.prompt_table(start(own_model, tmp_path, **sets), iterations=3).key
+    with open(tmp_path / "iter3.jsonl", "a") as handle:
+        handle.write('{"prompt": "one more"}\n')
+    assert stages.prompt_table(start(own_model, tmp_path, **sets), iterations=3).key != key
+
+
+def test_a_folder_is_known_by_all_files_that_decide_what_it_is(tmp_path):
+    """As a data set's copy (rows below the top, splits in the README), and as a model's."""
+    seen = set()
+    for name, text in (("config.json", "{}"), ("data/train-0.parquet", "1"), ("data/train-0.parquet", "2"), ("rows.jsonl.xz", "1"),
+                       ("data-0.arrow", "1"), ("policy.gguf", "1")):  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+        os.utime(tmp_path / name, (len(seen), len(seen)))
+        seen.add(source_key(str(tmp_path)))
+    assert len(seen) == 6
+    for name in (".cache/rows.json", "notes.txt", "README.md"):  # a model's card says nothing to the programs
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+        assert source_key(str(tmp_path)) in seen
+    (tmp_path / "config.json").unlink()
+    with_readme = source_key(str(tmp_path))
+    (tmp_path / "README.md").write_text("other splits")
+    assert source_key(str(tmp_path)) != with_readme
 
 
 def test_a_set_that_is_not_here_is_one_sentence(own_model, tmp_path, released):

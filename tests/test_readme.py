@@ -26,6 +26,12 @@ def test_links_lead_somewhere(link):
     assert (PROJECT / link).exists()
 
 
+@pytest.mark.parametrize("page", sorted([*PROJECT.glob("notebooks/*.ipynb"), *PROJECT.glob("notebooks/*.md")]), ids=lambda p: p.stem)
+def test_files_that_a_lesson_names_are_there(page):
+    named = re.findall(r"`((?:rlhf_kit|data|scripts|tests)/[\w/.-]+\.\w+)`", page.read_text(encoding="utf-8"))
+    assert not [name for name in named if not (PROJECT / name).is_file()]
+
+
 def test_targets_exist():
     makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
     for target in set(re.findall(r"`?make ([a-z]+)\b", TEXT)):

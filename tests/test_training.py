@@ -256,6 +256,27 @@ def test_a_killed_run_is_not_continued_as_another_training(
     assert not list(tmp_path.glob("*/.checkpoints.json"))
 
 
+@pytest.mark.parametrize("change", ["reference", "alpha"])
+def test_a_killed_dpo_is_not_continued_with_another_reference_or_adapter(
+    tiny_folder, tiny_rows, machine, settings, tmp_path, monkeypatch, change
+):
+    monkeypatch.setattr(training_arguments, "SAVE_STEPS", 2)
+    settings.epochs, reference, lora = 2, tiny_folder, {"r": 4, "alpha": 8} if change == "alpha" else None
+
+    def train(out, **more):
+        return training.train_dpo(tiny_folder, reference, tiny_rows.pairs, out, settings, machine, 0, LIMIT, lora=lora, **more)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "same", callbacks=[Kill(5)])
+    if change == "alpha":
+        lora["alpha"] = 32
+    else:
+        reference = models.save_model(*models.new_model({"hidden_size": 32, "layers": 2, "heads": 4}, tiny_folder, 7), tmp_path / "r")
+    with pytest.warns(UserWarning, match="are of another training; they were removed"):
+        done = train(tmp_path / "same")
+    assert done.facts["resumed_from"] is None and done.facts["weights"] == train(tmp_path / "fresh").facts["weights"]
+
+
 def test_a_loss_that_is_no_number_stops_the_run(tiny_folder, tiny_rows, machine, settings, tmp_path):
     settings.learning_rate, settings.max_grad_norm, settings.epochs, settings.warmup_ratio = (
         1e30,

@@ -9,6 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 from rlhf_kit.errors import KitError
@@ -82,3 +83,18 @@ def test_a_saved_figure_replaces_the_old_one(tmp_path):
     for _ in range(2):
         path = save_figure(draw.draw_lengths({"sft": [1, 2]}), run, "lengths")
     assert path.read_bytes().startswith(b"\x89PNG") and [p.name for p in path.parent.iterdir()] == ["lengths.png"]
+
+
+def test_pairs_of_one_prompt_count_as_one_witness():
+    from rlhf_kit.views.over_optimisation import draw_accuracy_by_gap
+
+    hits = np.repeat(np.random.default_rng(0).uniform(size=60) < 0.7, 8).astype(float)
+    gaps, ids = np.full(len(hits), 1.5), np.repeat(np.arange(60), 8)
+
+    def width(*columns):
+        (bar,) = draw_accuracy_by_gap({"pairs": columns}).axes[0].containers
+        (segment,) = bar[2][0].get_segments()
+        return segment[1][1] - segment[0][1]
+
+    assert width(gaps, hits, ids) == pytest.approx(width(gaps[::8], hits[::8]), rel=0.15)
+    assert width(gaps, hits, ids) > 2.4 * width(gaps, hits)

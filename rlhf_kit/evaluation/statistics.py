@@ -49,7 +49,7 @@ def cluster_interval(values: Sequence[float], clusters: Sequence | None = None, 
             from statsmodels.stats.proportion import proportion_confint
 
             low, high = proportion_confint(mean * len(sums), len(sums), alpha=1 - confidence, method="wilson")
-            return Interval(mean, float(low), float(high))
+            return Interval(mean, min(mean, float(low)), max(mean, float(high)))  # its end is off by rounding
         return Interval(mean, mean, mean)
 
     def ratio(s, k, axis=-1):

@@ -185,7 +185,7 @@ def prompt_table(course: Course, iterations: int | None = None, per_iteration: i
             params={**params, "seed": course.seed},
             code=["world"],
         )
-    params["file"] = prompts_key(profile)
+    params["file"] = prompts_key(profile, sum(split.startswith("iteration-") for split in sizes))
     return course.stage(
         "prompts",
         file_rows,

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def prompts_key(profile: Profile) -> str:
-    """The content key of data.prompts, of all its sets where it has one for each iteration."""
+def prompts_key(profile: Profile, iterations: int) -> str:
+    """The content key of data.prompts, of all the sets that so many iterations read where it has one for each."""
     path = profile.data.prompts
     if not path or "{iteration}" not in path:
         return data_key(path)
-    return stable_hash([data_key(of_iteration(path, t)) for t in range(1, profile.data.iterations + 2)])
+    return stable_hash([data_key(of_iteration(path, t)) for t in range(1, iterations + 2)])
 
 
 def own_prompts(course: Course, sizes: Mapping[str, int], pairs: Stage) -> tuple[list[dict], list[Ledger]]:

@@ -42,6 +42,7 @@ class KitTrainer:
 
     kit_lengths: Sequence[int] = ()
     kit_batches: SharedBatches | None = None
+    kit_reference: str | None = None  # hash of the weights that DPO is held to
     kit_rows = 0, 0  # rows and micro batches of the present optimizer step, where micro batches differ in size
 
     def _get_train_sampler(self, train_dataset=None):

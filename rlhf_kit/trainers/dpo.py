@@ -141,6 +141,7 @@ def train_dpo(
         ),
         peft_config=lora_config(lora, "CAUSAL_LM") if adapter is None else None,
     )
+    trainer.kit_reference = before
     float_adapters(trainer, lora)
     after = before if sharded() else models.weights_hash(reference)  # a divided model has no hash; its file has
     trainer.ref_model = reference = None

@@ -41,7 +41,7 @@ def forget_others(trainer: Any) -> None:
 
 
 def training_key(trainer: Any) -> str:
-    """A hash of what a training is: the weights that it starts from, its rows of token ids, and STEERING."""
+    """A hash of what a training is: the weights of its start and of its reference, its adapter, its rows of ids, and STEERING."""
     digest = hashlib.sha256()
     names = [name for name in sorted(trainer.train_dataset.column_names) if name.endswith(("ids", "labels"))]
     for batch in trainer.train_dataset.select_columns(names).with_format("arrow").iter(1000):
@@ -50,7 +50,9 @@ def training_key(trainer: Any) -> str:
             digest.update(f"{name} {lists.value_lengths().to_pylist()}".encode())
             digest.update(np.ascontiguousarray(lists.flatten().to_numpy(zero_copy_only=False)))
     steering = {name: str(getattr(trainer.args, name, None)) for name in STEERING}
-    return stable_hash(models.weights_hash(trainer.model), digest.hexdigest(), steering)
+    # An adapter's scale and dropout are in none of its weights.
+    adapters = {name: [one.lora_alpha, one.lora_dropout] for name, one in (getattr(trainer.model, "peft_config", None) or {}).items()}
+    return stable_hash(models.weights_hash(trainer.model), trainer.kit_reference, adapters, digest.hexdigest(), steering)
 
 
 def last_checkpoint(folder: Path, world: int = 1, remove: bool = True) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from rlhf_kit.evaluation import cluster_interval
 from rlhf_kit.views import style
 
 
@@ -87,17 +88,21 @@ def draw_length_slope(length: Sequence[float], scores: Mapping[str, Sequence[flo
     return fig
 
 
-def draw_accuracy_by_gap(sets: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+def draw_accuracy_by_gap(sets: Mapping[str, tuple[Sequence, ...]],
                          annotator: Callable[[np.ndarray], np.ndarray] | None = None,
                          edges: Sequence[float] = (0, 0.25, 0.5, 1, 2, 4, 6, 10), x: str = "distance in gold utility") -> Figure:
-    """Accuracy against the distance between two answers. sets: name -> (distances, hits); annotator: distance -> P."""
+    """Accuracy against the distance between two answers, with 95 % intervals. annotator: distance -> P.
+
+    sets: name -> (distances, hits), or (distances, hits, prompt ids) where pairs of one prompt share their answers.
+    """
     fig, (ax, counts) = style.figure(1, 2, width=10.4, height=3.9)
     marks, palette = style.markers(list(sets)), style.colors(list(sets))
     places = np.arange(len(edges) - 1)
-    for k, (name, (gaps, hits)) in enumerate(sets.items()):
+    for k, (name, (gaps, hits, *ids)) in enumerate(sets.items()):
         gaps, hits = np.abs(np.asarray(gaps, dtype=float)), np.asarray(hits, dtype=float)
         parts = _bins(gaps, edges)
-        shown = [(place, *share_with_interval(hits[p])) for place, p in zip(places, parts, strict=True) if len(p) >= 5]
+        within = lambda p: cluster_interval(hits[p], [ids[0][i] for i in p]) if ids else share_with_interval(hits[p])  # noqa: B023, E731
+        shown = [(place, *within(p)) for place, p in zip(places, parts, strict=True) if len(p) >= 5]
         if shown:
             at, value, low, high = (np.array(column) for column in zip(*shown, strict=True))
             shift = (k - (len(sets) - 1) / 2) * 0.12
