@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -261,11 +262,35 @@ def test_each_iteration_has_its_own_set_and_the_next_one_serves_for_testing(own_
         assert {said.split()[1] for said in prompts} == {number}
     ledgers = [Ledger(**one).check() for one in stages.prompt_table(course).manifest["ledger"]]
     read = [one for one in ledgers if one.stage.startswith("prompts-read-")]
-    assert [one.dropped["also in the preference pairs"] for one in read] == [1, 1, 1, 1]
+    # "pair 3" is in every set: an iteration may ask it again unless it is held out, a test may not ask it at all
+    train = {row["prompt"][-1]["content"] for row in stages.preferences(course).rows("train.parquet")}
+    held = [int("pair 3" not in train)] * 4
+    assert [one.dropped["also in the preference pairs"] for one in read] == held
+    assert "pair 3" not in found["eval"] + found["choose"]
     assert [one.dropped["repeated"] for one in read] == [1, 1, 1, 1]
     demos = stages.demonstrations(course)
     said = [row["messages"][0]["content"] for row in demos.rows()]
     assert len(said) == 5 and not [text for text in said if text in found["eval"]]
+    stages.assert_disjoint(course)
+
+
+def test_iterations_may_ask_what_training_pairs_ask_and_tests_may_not(own_model, tmp_path, released):
+    """The paper's prompt sets come from the sources of its preference data: nearly all of a set may stand in the pairs."""
+    for t in (1, 2, 3, 4):
+        rows = [{"context_messages": talk(f"pair {i}")} for i in range(t, 80, 4)]
+        rows += [{"context_messages": talk(f"set {t} prompt {i}")} for i in range(12 if t == 4 else 0)]
+        folder = released / f"RLHFlow--iterative-prompt-v1-iter{t}-20K" / "data"
+        shutil.rmtree(folder)
+        parquet(folder, rows)
+    course = start(own_model, tmp_path)
+    found, pairs = by_split(course), stages.preferences(course)
+    train, held = ({row["prompt"][-1]["content"] for row in pairs.rows(f"{name}.parquet")} for name in ("train", "heldout"))
+    assert [len(found[f"iteration-{t}"]) for t in (1, 2, 3)] == [8, 8, 8]
+    asked = {said for t in (1, 2, 3) for said in found[f"iteration-{t}"]}
+    assert asked <= train and not asked & held
+    assert not {*found["eval"], *found["choose"]} & (train | held)
+    ledger = Ledger(**stages.prompt_table(course).manifest["ledger"][-2]).check()
+    assert ledger.stage == "prompts-to-test" and ledger.dropped["also in the training pairs"] > 10
     stages.assert_disjoint(course)
 
 

@@ -106,7 +106,9 @@ def demonstrations(course: Course) -> Stage:
     def file_rows(folder):
         from rlhf_kit.preferences import opening_key
 
-        away = {opening_key(p) for p in [*table.rows()["prompt"], *pairs.rows("heldout.parquet")["prompt"]]}
+        own_sets = "{iteration}" in (data.prompts or "")  # they share questions with the released SFT data
+        tests = [row["prompt"] for row in table.rows() if not (own_sets and row["split"].startswith("iteration-"))]
+        away = {opening_key(p) for p in [*tests, *pairs.rows("heldout.parquet")["prompt"]]}
         rows, ledgers = own_demonstrations(course, away)
         write_rows(folder, rows)
         return ledgers
@@ -223,9 +225,17 @@ def _check_disjoint(course: Course, rows: Iterable[dict], pairs: Stage) -> dict[
     }
     if course.profile.data.kind == "world":
         groups["training"] += [messages[:-1] for messages in demonstrations(course).rows()["messages"]]
+    rows = list(rows)
+    if "{iteration}" in (course.profile.data.prompts or ""):  # iterations may ask what a training pair asks (own_prompts)
+        asked = {_as_key(row["prompt"]) for row in rows if row["split"].startswith("iteration-")}
+        groups["training"] = [prompt for prompt in groups["training"] if _as_key(prompt) not in asked]
     for row in rows:
         groups.setdefault(row["split"], []).append(row["prompt"])
     return disjoint(groups)
+
+
+def _as_key(messages: Iterable[dict]) -> str:
+    return stable_hash([[turn["role"], turn["content"]] for turn in messages])
 
 
 def disjoint(groups: Mapping[str, Iterable[Any]]) -> dict[str, int]:
@@ -235,9 +245,7 @@ def disjoint(groups: Mapping[str, Iterable[Any]]) -> dict[str, int]:
     """
     home: dict[str, str] = {}
     for name, members in groups.items():
-        for member in {
-            stable_hash([[turn["role"], turn["content"]] for turn in messages]) for messages in members
-        }:
+        for member in set(map(_as_key, members)):
             other = home.setdefault(member, name)
             if other != name:
                 raise KitError(

@@ -1,4 +1,4 @@
-"""A user's own prompts and demonstrations as the course's rows, none of them in a preference pair or in two splits."""
+"""A user's own prompts and demonstrations as the course's rows: none in two splits, none that tests in a training pair."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ def prompts_key(profile: Profile, iterations: int) -> str:
 def own_prompts(course: Course, sizes: Mapping[str, int], pairs: Stage) -> tuple[list[dict], list[Ledger]]:
     """Prompts of data.prompts that no preference pair has, dealt to the splits in hash order.
 
-    With {iteration} in the path each iteration has its own set, as in the paper (3 x 20,000, section 3.3). The splits
-    "eval" and "choose" then come out of the set after the last iteration's (the released ones go on to the ninth);
-    where there is none, out of all sets, before the iterations get theirs.
+    With {iteration} in the path each iteration has its own set, as in the paper (3 x 20,000, section 3.3). Those sets
+    come from the sources of the paper's preference data: an iteration keeps a prompt that a training pair has too
+    (the policy sees no label of it), and what tests or chooses does not. The splits "eval" and "choose" come out of the
+    set after the last iteration's (the released ones go on to the ninth); where there is none, out of all sets, before
+    the iterations get theirs.
     """
     path = course.profile.data.prompts
-    taken = {r for file in ("train.parquet", "heldout.parquet") for r in pairs.rows(file)["prompt_id"]}
+    trained, heldout = (set(pairs.rows(file)["prompt_id"]) for file in ("train.parquet", "heldout.parquet"))
+    taken = heldout if "{iteration}" in path else trained | heldout
     fits, found, ledgers = prompt_fits_of(course), {}, []
     if "{iteration}" not in path:
         fresh = _fresh_prompts(local(path), taken, found, fits, "prompts-read", ledgers)
@@ -46,7 +49,10 @@ def own_prompts(course: Course, sizes: Mapping[str, int], pairs: Stage) -> tuple
         for t in numbers
     }
     spare = numbers[-1] not in iterations.values()
-    dealt = _deal_prompts(sets[numbers[-1]] if spare else found, others, None if spare else sizes)
+    source = sets[numbers[-1]] if spare else found
+    pool = {key: row for key, row in source.items() if key not in trained}
+    ledgers.append(Ledger("prompts-to-test", len(source), len(pool), {"also in the training pairs": len(source) - len(pool)}))
+    dealt = _deal_prompts(pool, others, None if spare else sizes)
     used = {row["prompt_id"] for row in dealt}
     for split, t in iterations.items():
         rest = {key: row for key, row in sets[t].items() if key not in used}
@@ -67,7 +73,7 @@ def _has_set(path: str, iteration: int) -> bool:
 def _fresh_prompts(
     source: str, taken: set[str], found: dict[str, dict], fits: Callable, stage: str, ledgers: list[Ledger]
 ) -> dict[str, dict]:
-    """Prompt rows of one source by key, without those that a pair or an earlier source (`found`, added to) has."""
+    """Prompt rows of one source by key, without those that `taken` or an earlier source (`found`, added to) has."""
     from rlhf_kit.preferences import prompt_key
     from rlhf_kit.sources.conversations import load_prompts
 
