@@ -138,7 +138,8 @@ def draw_controlled(rows: Sequence[Mapping]) -> Figure:
         ax.errorbar([row["win_rate"]], [y - 0.13], xerr=[1.96 * row["win_rate_se"]], fmt="o", color=style.ORANGE, capsize=3,
                     markerfacecolor="white", label=None if y else "raw")
         if row["lc_win_rate"] is None:
-            ax.text(row["win_rate"], y + 0.3, "length decides alone: not defined", fontsize=8.5, color="#555555", ha="center")
+            end = row["win_rate"] + 1.96 * row["win_rate_se"] + 1
+            ax.text(end, y - 0.13, "length decides alone: not defined", fontsize=8.5, color="#555555", va="center")
         else:
             ax.errorbar([row["lc_win_rate"]], [y + 0.13], xerr=[1.96 * row["lc_win_rate_se"]], fmt="s", color=style.BLUE, capsize=3,
                         label=None if y else "at equal length")
