@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rlhf_kit.evaluation.benches import beside_paper, paper_table
@@ -18,6 +19,16 @@ def _palette(names: Sequence[str]) -> dict[str, str]:
     """The judges' own colours; others take what is left."""
     free = iter([c for c in style.CYCLE if c not in _JUDGES.values()] * 4)
     return {name: _JUDGES[name] if name in _JUDGES else next(free) for name in names}
+
+
+def _draw_judges(ax: Axes, rows_of: Mapping[str, Sequence[Mapping]], measure: str, step: float) -> Sequence[Mapping]:
+    """One marker a judge in every group, side by side, `step` apart; rows {measure, low, high}. Returns the groups' rows of one judge."""
+    marks, palette = style.markers(list(rows_of)), _palette(list(rows_of))
+    for k, (judge, rows) in enumerate(rows_of.items()):
+        at = np.arange(len(rows)) + (k - (len(rows_of) - 1) / 2) * step
+        value, low, high = (np.array([row[key] for row in rows], dtype=float) for key in (measure, "low", "high"))
+        ax.errorbar(at, value, yerr=style.errors(value, low, high), fmt=marks[judge], color=palette[judge], capsize=2.5, label=judge)
+    return next(iter(rows_of.values()))
 
 
 def beside(name: str, ours: Mapping[str, Mapping[str, float]], columns: Sequence[str] | None = None) -> tuple[list[list], list[str]]:
@@ -36,13 +47,8 @@ def beside(name: str, ours: Mapping[str, Mapping[str, float]], columns: Sequence
 def draw_bench(scores: Mapping[str, Sequence[Mapping]], title: str = "The pocket world's reward bench, in RewardBench's four sections") -> Figure:
     """Accuracy in every section with 95 % intervals, one marker a judge. scores: judge -> rows {section, score, low, high, n}."""
     fig, (ax,) = style.figure(width=8.6, height=3.8)
-    marks, palette = style.markers(list(scores)), _palette(list(scores))
-    for k, (name, rows) in enumerate(scores.items()):
-        at = np.arange(len(rows)) + (k - (len(scores) - 1) / 2) * 0.13
-        value, low, high = (np.array([row[key] for row in rows], dtype=float) for key in ("score", "low", "high"))
-        ax.errorbar(at, value, yerr=style.errors(value, low, high), fmt=marks[name], color=palette[name], capsize=2.5, label=name)
+    first = _draw_judges(ax, scores, "score", 0.13)
     style.chance(ax, 50.0)
-    first = next(iter(scores.values()))
     ax.set_xticks(range(len(first)), [f"{row['section']}\n{row['n']} pairs" for row in first])
     ax.set_ylim(min(0.0, ax.get_ylim()[0]), 104)
     ax.grid(axis="x", visible=False)
@@ -85,12 +91,7 @@ def draw_judge_faults(rows: Sequence[Mapping]) -> Figure:
 def draw_categories(lines: Mapping[str, Sequence[Mapping]], title: str) -> Figure:
     """Win rates in every category with 95 % intervals, one marker a judge. lines: judge -> `win_rates_by_category`."""
     fig, (ax,) = style.figure(width=8.6, height=3.7)
-    marks, palette = style.markers(list(lines)), _palette(list(lines))
-    for k, (judge, rows) in enumerate(lines.items()):
-        at = np.arange(len(rows)) + (k - (len(lines) - 1) / 2) * 0.14
-        value, low, high = (np.array([row[key] for row in rows], dtype=float) for key in ("win_rate", "low", "high"))
-        ax.errorbar(at, value, yerr=style.errors(value, low, high), fmt=marks[judge], color=palette[judge], capsize=2.5, label=judge)
-    first = next(iter(lines.values()))
+    first = _draw_judges(ax, lines, "win_rate", 0.14)
     ax.set_xticks(range(len(first)), [row["category"] for row in first])
     style.chance(ax, text="no difference")
     ax.set_ylim(-0.02, 1.04)
