@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhf_kit.course import Course, prompt_splits, source_key
 from rlhf_kit.errors import KitError
-from rlhf_kit.recipe.own import data_key, own_preferences
+from rlhf_kit.recipe.own import data_key, has_set_per_iteration, own_preferences
 from rlhf_kit.recipe.own_prompts import own_demonstrations, own_prompts, prompts_key
 from rlhf_kit.runs import Ledger, Stage, stable_hash, write_rows
 
@@ -106,7 +106,7 @@ def demonstrations(course: Course) -> Stage:
     def file_rows(folder):
         from rlhf_kit.preferences import opening_key
 
-        own_sets = "{iteration}" in (data.prompts or "")  # they share questions with the released SFT data
+        own_sets = has_set_per_iteration(data.prompts)  # they share questions with the released SFT data
         tests = [row["prompt"] for row in table.rows() if not (own_sets and row["split"].startswith("iteration-"))]
         away = {opening_key(p) for p in [*tests, *pairs.rows("heldout.parquet")["prompt"]]}
         rows, ledgers = own_demonstrations(course, away)
@@ -226,7 +226,7 @@ def _check_disjoint(course: Course, rows: Iterable[dict], pairs: Stage) -> dict[
     if course.profile.data.kind == "world":
         groups["training"] += [messages[:-1] for messages in demonstrations(course).rows()["messages"]]
     rows = list(rows)
-    if "{iteration}" in (course.profile.data.prompts or ""):  # iterations may ask what a training pair asks (own_prompts)
+    if has_set_per_iteration(course.profile.data.prompts):  # iterations may ask what a training pair asks (own_prompts)
         asked = {_as_key(row["prompt"]) for row in rows if row["split"].startswith("iteration-")}
         groups["training"] = [prompt for prompt in groups["training"] if _as_key(prompt) not in asked]
     for row in rows:

@@ -179,6 +179,11 @@ def local(path: str) -> str:
     return str(found) if found.exists() else path
 
 
+def has_set_per_iteration(path: str | None) -> bool:
+    """Whether data.prompts names a prompt set for each iteration, as the paper has them (see `of_iteration`)."""
+    return "{iteration}" in (path or "")
+
+
 def of_iteration(path: str, iteration: int) -> str:
     """The prompt set of one iteration: `RLHFlow/iterative-prompt-v1-iter{iteration}-20K` or a path like it."""
     return path.replace("{iteration}", str(iteration))

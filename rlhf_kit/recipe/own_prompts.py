@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rlhf_kit.course import Course
 from rlhf_kit.errors import KitError
 from rlhf_kit.profiles import Profile
-from rlhf_kit.recipe.own import data_key, local, of_iteration, prompt_fits_of
+from rlhf_kit.recipe.own import data_key, has_set_per_iteration, local, of_iteration, prompt_fits_of
 from rlhf_kit.runs import Ledger, Stage, project_path, stable_hash
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def prompts_key(profile: Profile, iterations: int) -> str:
     """The content key of data.prompts, of all the sets that so many iterations read where it has one for each."""
     path = profile.data.prompts
-    if not path or "{iteration}" not in path:
+    if not has_set_per_iteration(path):
         return data_key(path)
     return stable_hash([data_key(of_iteration(path, t)) for t in range(1, iterations + 2)])
 
@@ -34,9 +34,9 @@ def own_prompts(course: Course, sizes: Mapping[str, int], pairs: Stage) -> tuple
     """
     path = course.profile.data.prompts
     trained, heldout = (set(pairs.rows(file)["prompt_id"]) for file in ("train.parquet", "heldout.parquet"))
-    taken = heldout if "{iteration}" in path else trained | heldout
+    taken = heldout if has_set_per_iteration(path) else trained | heldout
     fits, found, ledgers = prompt_fits_of(course), {}, []
-    if "{iteration}" not in path:
+    if not has_set_per_iteration(path):
         fresh = _fresh_prompts(local(path), taken, found, fits, "prompts-read", ledgers)
         return _deal_prompts(fresh, sizes), ledgers
     iterations = {split: int(split.rpartition("-")[2]) for split in sizes if split.startswith("iteration-")}
