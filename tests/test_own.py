@@ -14,6 +14,7 @@ import pytest
 from rlhf_kit import cli, stages
 from rlhf_kit.course import source_key
 from rlhf_kit.errors import KitError
+from rlhf_kit.recipe import data as recipe_data
 from rlhf_kit.runs import Ledger
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "realdata"
@@ -290,7 +291,7 @@ def test_iterations_may_ask_what_training_pairs_ask_and_tests_may_not(own_model,
     assert asked <= train and not asked & held
     assert not {*found["eval"], *found["choose"]} & (train | held)
     ledger = Ledger(**stages.prompt_table(course).manifest["ledger"][-2]).check()
-    assert ledger.stage == "prompts-to-test" and ledger.dropped["also in the training pairs"] > 10
+    assert ledger.stage == "prompts-to-test" and ledger.dropped["opens like a preference pair"] > 10
     stages.assert_disjoint(course)
 
 
@@ -309,6 +310,33 @@ def test_without_a_further_set_testing_takes_its_prompts_first(own_model, tmp_pa
     with open(tmp_path / "mine" / "iter3.jsonl", "a") as handle:
         handle.write('{"prompt": "one more"}\n')
     assert stages.prompt_table(start(own_model, tmp_path, **{"data.prompts": local_sets})).key != key
+
+
+def test_a_later_turn_of_a_dialogue_that_trains_neither_tests_nor_chooses(own_model, tmp_path):
+    """Of data.prompts: turns of the pairs' dialogues, dialogues at two of their turns, and single questions."""
+    def turns(opening, *more):
+        return [{"role": role, "content": said} for role, said in
+                zip(("user", "assistant", "user"), (opening, *more), strict=False)]  # fmt: skip
+
+    pairs = [pair(f"pair {i}", "yes", "no") for i in range(40)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    asked = [turns(f"pair {i}", "yes", "go on") for i in range(20)]
+    asked += [turns(f"talk {i}", *more) for i in range(20) for more in ((), ("well", "and then?"))]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": one}) + "\n" for one in asked))
+    sets = {"data.preferences": str(tmp_path / "pairs.jsonl"), "data.prompts": str(tmp_path / "prompts.jsonl")}
+    course = start(own_model, tmp_path, **sets, **{"data.sft": "null", "data.iterations": 1})
+    splits: dict[str, list] = {}
+    for row in stages.prompt_table(course).rows():
+        splits.setdefault(row["split"], []).append(row["prompt"][0]["content"])
+    tests = [*splits["eval"], *splits["choose"]]
+    assert len(tests) == len(set(tests)) > 4 and not [said for said in tests if said.startswith("pair")]
+    assert splits["iteration-1"] and not set(splits["iteration-1"]) & set(tests)
+    ledger = next(Ledger(**one).check() for one in stages.prompt_table(course).manifest["ledger"] if one["stage"] == "prompts-to-test")
+    assert ledger.dropped == {"opens like a preference pair": 20, "another turn of the same dialogue": 20}
+    stages.assert_disjoint(course)
+    groups = {"training": [turns("a")], "eval": [turns("a", "b", "c")]}
+    with pytest.raises(KitError, match="leak: a dialogue of 'eval' has another turn in 'training'"):
+        recipe_data._check_dialogues(groups)
 
 
 def test_more_iterations_than_the_profile_has_are_known_by_all_their_sets(own_model, tmp_path):

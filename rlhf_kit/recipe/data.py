@@ -214,7 +214,10 @@ def pick(table: Stage, split: str, n: int | None = None) -> list[dict]:
 
 def assert_disjoint(course: Course) -> dict[str, int]:
     """Prompts of demonstrations and preference training, held-out pairs, each iteration, choose and eval: no
-    prompt is in two of them. Returns the number of prompts of each; KitError naming the first leak."""
+    prompt is in two of them, and of your own data no dialogue of choose and eval in any other.
+
+    Returns the number of prompts of each; KitError naming the first leak.
+    """
     return _check_disjoint(course, prompt_table(course).rows(), preferences(course))
 
 
@@ -231,7 +234,22 @@ def _check_disjoint(course: Course, rows: Iterable[dict], pairs: Stage) -> dict[
         groups["training"] = [prompt for prompt in groups["training"] if _as_key(prompt) not in asked]
     for row in rows:
         groups.setdefault(row["split"], []).append(row["prompt"])
-    return disjoint(groups)
+    counts = disjoint(groups)
+    if course.profile.data.kind == "file":
+        _check_dialogues(groups)
+    return counts
+
+
+def _check_dialogues(groups: Mapping[str, Iterable[Any]]) -> None:
+    """KitError where a dialogue that serves to choose or to test has another turn elsewhere."""
+    from rlhf_kit.preferences import opening_key
+
+    tests = {opening_key(prompt): split for split in ("choose", "eval") for prompt in groups.get(split, [])}
+    for name, prompts in groups.items():
+        for split in filter(None, map(tests.get, map(opening_key, prompts))):
+            if split != name:
+                raise KitError(f"leak: a dialogue of {split!r} has another turn in {name!r}; training, choosing and testing "
+                               "must not share dialogues")  # fmt: skip
 
 
 def _as_key(messages: Iterable[dict]) -> str:

@@ -14,6 +14,8 @@ from rlhf_kit.runs import Ledger, Stage, project_path, stable_hash
 if TYPE_CHECKING:
     from datasets import Dataset
 
+PAIRS = ("train.parquet", "heldout.parquet")
+
 
 def prompts_key(profile: Profile, iterations: int) -> str:
     """The content key of data.prompts, of all the sets that so many iterations read where it has one for each."""
@@ -24,40 +26,61 @@ def prompts_key(profile: Profile, iterations: int) -> str:
 
 
 def own_prompts(course: Course, sizes: Mapping[str, int], pairs: Stage) -> tuple[list[dict], list[Ledger]]:
-    """Prompts of data.prompts that no preference pair has, dealt to the splits in hash order.
+    """Prompts of data.prompts dealt to the splits in hash order: first those that test or choose, then the iterations.
+
+    "eval" and "choose" take each dialogue (one opening user turn) once, none that a preference pair opens with, and no
+    iteration gets a prompt that opens like theirs: a later turn of a dialogue that was trained on tests nothing.
 
     With {iteration} in the path each iteration has its own set, as in the paper (3 x 20,000, section 3.3). Those sets
     come from the sources of the paper's preference data: an iteration keeps a prompt that a training pair has too
-    (the policy sees no label of it), and what tests or chooses does not. The splits "eval" and "choose" come out of the
-    set after the last iteration's (the released ones go on to the ninth); where there is none, out of all sets, before
-    the iterations get theirs.
+    (the policy sees no label of it). The splits "eval" and "choose" come out of the set after the last iteration's (the
+    released ones go on to the ninth); where there is none, out of all sets.
     """
     path = course.profile.data.prompts
-    trained, heldout = (set(pairs.rows(file)["prompt_id"]) for file in ("train.parquet", "heldout.parquet"))
-    taken = heldout if has_set_per_iteration(path) else trained | heldout
+    trained, heldout = (set(pairs.rows(file)["prompt_id"]) for file in PAIRS)
     fits, found, ledgers = prompt_fits_of(course), {}, []
-    if not has_set_per_iteration(path):
-        fresh = _fresh_prompts(local(path), taken, found, fits, "prompts-read", ledgers)
-        return _deal_prompts(fresh, sizes), ledgers
     iterations = {split: int(split.rpartition("-")[2]) for split in sizes if split.startswith("iteration-")}
-    others = {split: size for split, size in sizes.items() if split not in iterations}
-    numbers = sorted(iterations.values())
-    if others and _has_set(path, numbers[-1] + 1):
-        numbers.append(numbers[-1] + 1)
-    sets = {
-        t: _fresh_prompts(local(of_iteration(path, t)), taken, found, fits, f"prompts-read-{t}", ledgers)
-        for t in numbers
-    }
-    spare = numbers[-1] not in iterations.values()
-    source = sets[numbers[-1]] if spare else found
-    pool = {key: row for key, row in source.items() if key not in trained}
-    ledgers.append(Ledger("prompts-to-test", len(source), len(pool), {"also in the training pairs": len(source) - len(pool)}))
-    dealt = _deal_prompts(pool, others, None if spare else sizes)
-    used = {row["prompt_id"] for row in dealt}
-    for split, t in iterations.items():
-        rest = {key: row for key, row in sets[t].items() if key not in used}
-        dealt += _deal_prompts(rest, {split: sizes[split]})
+    tests = {split: size for split, size in sizes.items() if split not in iterations}
+    if has_set_per_iteration(path):
+        numbers = sorted(iterations.values())
+        spare = bool(tests) and _has_set(path, numbers[-1] + 1)
+        numbers += [numbers[-1] + 1] if spare else []
+        sets = {
+            t: _fresh_prompts(local(of_iteration(path, t)), heldout, found, fits, f"prompts-read-{t}", ledgers)
+            for t in numbers
+        }
+        source = sets[numbers[-1]] if spare else found
+        dealt, used = _deal_tests(source, tests, tests if spare else sizes, pairs, ledgers)
+        for split, t in iterations.items():
+            dealt += _deal({key: row for key, row in sets[t].items() if _opening(row) not in used}, {split: sizes[split]})
+    else:
+        source = _fresh_prompts(local(path), trained | heldout, found, fits, "prompts-read", ledgers)
+        dealt, used = _deal_tests(source, tests, sizes, pairs, ledgers)
+        rest = {key: row for key, row in source.items() if _opening(row) not in used}
+        dealt += _deal(rest, {split: sizes[split] for split in iterations})
     return dealt, ledgers
+
+
+def _deal_tests(
+    found: Mapping[str, dict], tests: Mapping[str, int], of: Mapping[str, int], pairs: Stage, ledgers: list[Ledger]
+) -> tuple[list[dict], set[str]]:
+    """(rows of the splits that test or choose, the openings of their dialogues)."""
+    from rlhf_kit.preferences import opening_key
+
+    away = {opening_key(prompt) for file in PAIRS for prompt in pairs.rows(file)["prompt"]}
+    fresh = {key: found[key] for key in sorted(found) if _opening(found[key]) not in away}
+    once = {_opening(row): key for key, row in reversed(fresh.items())}  # of a dialogue the first in hash order
+    pool = {key: fresh[key] for key in once.values()}
+    dropped = {"opens like a preference pair": len(found) - len(fresh), "another turn of the same dialogue": len(fresh) - len(pool)}
+    ledgers.append(Ledger("prompts-to-test", len(found), len(pool), dropped))
+    dealt = _deal(pool, tests, of)
+    return dealt, {_opening(row) for row in dealt}
+
+
+def _opening(row: Mapping) -> str:
+    from rlhf_kit.preferences import opening_key
+
+    return opening_key(row["prompt"])
 
 
 def _has_set(path: str, iteration: int) -> bool:
@@ -92,7 +115,7 @@ def _fresh_prompts(
     return fresh
 
 
-def _deal_prompts(
+def _deal(
     found: Mapping[str, dict], sizes: Mapping[str, int], of: Mapping[str, int] | None = None
 ) -> list[dict]:
     """Rows of each split in hash order; where there are too few, each split gets its share (of all splits in `of`)."""
