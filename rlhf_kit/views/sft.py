@@ -24,8 +24,8 @@ def draw_training_curve(
 ) -> Figure:
     """A trainer's history over the steps, raw and smoothed; `lines` are levels to compare with, named in the legend.
 
-    second: another key, drawn in a panel of its own (second_title: what it shows, else its label). top: where the first panel's axis ends, if the first steps lie far
-    above the rest.
+    second: another key, drawn in a panel of its own (second_title: what it shows, else its label).
+    top: where the first panel's axis ends, if the first steps lie far above the rest.
     """
     fig, axes = style.figure(1, 2 if second else 1, height=3.6)
     for ax, name, text in zip(axes, (key, second), (y, second_y), strict=False):
