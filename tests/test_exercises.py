@@ -236,6 +236,25 @@ def test_a_right_answer_may_be_a_list_an_array_or_a_tensor():
     assert examine("01-3", with_gradient).status == "right"
 
 
+def test_a_generator_counts_as_the_list_that_it_yields():
+    def rounds(sft, batches, sample, score, pair, train):
+        newest = sft
+        for prompts in batches:
+            answers = sample(newest, prompts)
+            newest = train(newest, sft, pair(answers, score(answers)))
+            yield newest
+
+    def stops(sft, batches, *steps):
+        yield sft
+        yield batches[len(batches)]
+
+    assert examine("00-3", rounds).status == "right"
+    assert examine("00-3", lambda *a: np.array(list(rounds(*a)))).status == "right"
+    assert examine("01-2", lambda ids, share, seed: (random.Random(f"{seed} {name}").random() < share for name in ids)).status == "right"
+    assert "stopped with IndexError" in examine("00-3", stops).sentence
+    assert examine("00-3", lambda *a: (... for _ in range(3))).status == "not attempted"
+
+
 def test_a_number_of_prompts_is_rounded_up_and_no_text():
     def needed(round_it):
         return lambda d, h: round_it((1.96 * np.std(d, ddof=1) / h) ** 2)

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from rlhf_kit.evaluation import cluster_interval
 from rlhf_kit.views import clip, escape, reward, sft, style, table, tables, tokens_html
 from rlhf_kit.views import data as figures
 
@@ -35,8 +36,9 @@ def texts(fig) -> str:
 
 
 HISTORY = [{"step": i, "loss": 2.0 / i, "accuracy": 0.5 + i / 40} for i in range(1, 9)]
-SUMMARY = [{"policy": p, "temperature": t, "gold": 5 + t, "gold_low": 4.0, "gold_high": 7.0, "length": 80.0}
-           for p in ("sft", "online") for t in (1.0, 0.0)]  # fmt: skip
+LINES = [{"temperature": t, "gold": 5 + t, "gold_low": 4.0, "gold_high": 7.0, "length": 80.0} for t in (1.0, 0.0)]
+ROWS = [{"policy": p, "temperature": t, "prompt_id": i, "gold": float(i % 3), "length": 80}
+        for p in ("sft", "online") for t in (1.0, 0.0) for i in range(12)]  # fmt: skip
 
 
 def test_course_map_names_every_lesson_and_fills_only_what_is_done():
@@ -48,16 +50,21 @@ def test_course_map_names_every_lesson_and_fills_only_what_is_done():
 
 
 def test_pairs_of_prompts_mark_chosen_above_rejected_and_skip_prompts_without_a_pair():
-    fig = drawn(figures.draw_answers_of_prompts([[0.1, 0.9, 0.4], [0.5, 0.5]], [1, -1], [0, -1]))
+    groups = [[{"prompt_id": "a", "reward": r} for r in (0.1, 0.9, 0.4)], [{"prompt_id": "b", "reward": 0.5}] * 2]
+    fig = drawn(figures.draw_answers_of_prompts(groups, [{"prompt_id": "a", "chosen_reward": 0.9, "rejected_reward": 0.1}]))
     marked = {line.get_marker(): line.get_ydata()[0] for line in fig.axes[0].lines
               if line.get_marker() in "^v" and len(line.get_ydata())}  # fmt: skip
     assert marked == {"^": 0.9, "v": 0.1}
 
 
-def test_before_after_puts_interval_ends_where_they_belong():
-    fig = drawn(figures.draw_before_after(SUMMARY, [("gold", "gold utility (0 to 10)"), ("length", "length (characters)")]))
-    segments = fig.axes[0].collections[0].get_segments()
-    assert {round(float(y), 6) for segment in segments for y in segment[:, 1]} == {4.0, 7.0}
+def test_before_after_draws_means_with_the_intervals_of_whole_prompts():
+    panels = [("gold", "gold utility (0 to 10)", "What is true"), ("length", "length (characters)", "How long")]
+    fig = drawn(figures.draw_before_after(ROWS, panels, {"sft": "before"}, "Before and after"))
+    wanted = cluster_interval([float(i % 3) for i in range(12)], range(12))
+    ends = {round(float(y), 6) for segment in fig.axes[0].collections[0].get_segments() for y in segment[:, 1]}
+    assert ends == {round(wanted.low, 6), round(wanted.high, 6)}
+    assert [ax.get_title(loc="left") for ax in fig.axes] == ["What is true", "How long"]
+    assert fig.axes[0].get_legend_handles_labels()[1] == ["before", "online"]
 
 
 def test_truth_and_annotator_figures():
@@ -89,11 +96,15 @@ def test_sft_figures():
     fig = drawn(sft.draw_training_curve(HISTORY, title="loss", y="loss (nats)", lines={"guess": 0.7}, second="accuracy", second_y="accuracy (share)"))
     assert len(fig.axes) == 2 and fig.axes[0].lines[0].get_ydata()[1] == 1.0
     drawn(sft.draw_training_curve(HISTORY[:1], title="one step", y="loss"))
-    drawn(sft.draw_next_token(["a", "$x$", "<end>"], [-0.1, -2.0, -0.3], [False, True, True]))
+    fig = drawn(sft.draw_next_token(["a", "$x$", "<end>"], [-0.1, -2.0, -0.4], [False, True, True]))
+    assert [len(ax.patches) for ax in fig.axes] == [1, 2] and "the loss: 1.20" in texts(fig)
+    drawn(sft.draw_next_token(["a"], [-0.1], [False]))
     bars = {"sft": {"chat": (0.5, 0.4, 0.6), "safety": (0.2, float("nan"), float("nan"))}}
-    drawn(sft.draw_by_section(bars, title="t", y="y", top=1.0, chance=0.5))
+    drawn(sft.draw_by_section(bars, title="t", y="y", top=1.0, chance=0.5, best=("oracle", 1.0)))
     drawn(sft.draw_parts({"sft": {"coherence": 0.9}, "oracle": {"coherence": 1.0}}))
-    drawn(sft.draw_sharpening(SUMMARY[:2], [("gold", "gold utility"), ("length", "length (characters)")], ceiling=10.0))
+    hot = [{**LINES[0], "temperature": 1.3}, *LINES]
+    fig = drawn(sft.draw_sharpening(hot, [("gold", "gold utility", "Worth"), ("length", "length (characters)", "Length")], ceiling=10.0))
+    assert fig.axes[0].get_xlim()[0] > 1.3 and fig.axes[1].get_title(loc="left") == "Length"
 
 
 def test_reward_figures():

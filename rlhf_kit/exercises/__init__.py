@@ -14,6 +14,7 @@ import inspect
 import linecache
 import re
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import wraps
 from types import FunctionType
@@ -136,6 +137,8 @@ def _watched(function: FunctionType) -> FunctionType:
     def call(*arguments: Any, **named: Any) -> Any:
         try:
             value = function(*arguments, **named)
+            if isinstance(value, Iterator):  # a generator counts as the list that it yields
+                value = list(value)
         except (Mistake, NotAttempted):
             raise
         except NotImplementedError:

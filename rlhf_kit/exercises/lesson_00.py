@@ -120,7 +120,7 @@ def exercise_3(online) -> str:
     made = ["policy 1", "policy 2", "policy 3"]
     if policies is None:
         raise Mistake("nothing is returned: is the `return` missing?")
-    if policies == made[-1]:
+    if isinstance(policies, str):
         raise Mistake("only the last policy is returned; return all of them, since lesson 08 looks at the way and not only at its end")
     if list(policies) == ["sft", *made]:
         raise Mistake("the SFT policy stands in the list too; return the policies that the rounds made")

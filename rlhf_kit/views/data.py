@@ -6,52 +6,59 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 
+from rlhf_kit.evaluation import cluster_interval
 from rlhf_kit.views import style
 
-# name -> (x, y, text, lessons); the loop runs anticlockwise on the right.
+# name -> (x, y, text, lessons, kind); the loop runs round on the right.
 _MAP = {
-    "demos": (0.0, 2.0, "demonstrations", ""),
-    "prefs": (0.0, 0.0, "preference pairs", "01"),
-    "sft": (2.6, 2.0, "initial policy (SFT)", "02"),
-    "reward": (2.6, 0.0, "reward model\npreference model", "03 04 05"),
-    "sample": (5.4, 2.0, "n answers\nto new prompts", "06"),
-    "score": (5.4, 0.0, "rewards", "06"),
-    "pair": (8.0, 0.0, "best against worst", "06"),
-    "dpo": (8.0, 2.0, "DPO: next policy", "07 08"),
-    "eval": (10.4, 1.0, "evaluation", "09"),
+    "demos": (0.0, 2.0, "demonstrations", "02", "once"),
+    "prefs": (0.0, 0.0, "preference pairs", "01", "once"),
+    "sft": (2.6, 2.0, "initial policy (SFT)", "02", "once"),
+    "reward": (2.6, 0.0, "reward model\npreference model", "03 04 05", "once"),
+    "sample": (5.3, 2.0, "1. sample: n answers\nto new prompts", "06", "loop"),
+    "score": (5.3, 0.0, "2. score: a reward\nfor each answer", "06", "loop"),
+    "pair": (8.1, 0.0, "3. pair: best\nagainst worst", "06", "loop"),
+    "dpo": (8.1, 2.0, "4. train: DPO makes\nthe next policy", "07 08", "loop"),
+    "eval": (10.8, 2.0, "evaluation:\nis it better?", "09", "test"),
 }
 _ARROWS = (
     ("demos", "sft"), ("prefs", "reward"), ("sft", "reward"), ("sft", "sample"), ("reward", "score"), ("sample", "score"),
     ("score", "pair"), ("pair", "dpo"), ("dpo", "sample"), ("dpo", "eval"),
 )  # fmt: skip
+# kind -> (edge, face of a box that is done, line, what the legend says of it)
+_KINDS = {
+    "once": (style.BLUE, "#D6E6F5", "-", "made once, before the loop"),
+    "loop": (style.VERMILION, "#FBE3D6", "-", "the online loop, again with every new policy"),
+    "test": (style.GREEN, "#D5EFE6", "--", "looks at the policies, trains nothing"),
+}
 
 
-def draw_course_map(done: Sequence[str] = ()) -> Figure:
+def draw_course_map(
+    done: Sequence[str] = (), title: str = "The recipe: data and models on the left, the online loop on the right"
+) -> Figure:
     """The stages of the recipe as boxes, with the lessons that teach them; `done` names boxes to fill in."""
-    fig, (ax,) = style.figure(width=10.5, height=3.4)
+    fig, (ax,) = style.figure(width=10.5, height=3.6)
     ax.set_axis_off()
-    ax.set(xlim=(-1.25, 11.6), ylim=(-1.0, 3.0))
-    for name, (x, y, text, lessons) in _MAP.items():
-        loop = name in ("sample", "score", "pair", "dpo")
-        edge = style.VERMILION if loop else style.BLUE
-        face = "#FBE3D6" if loop and name in done else "#D6E6F5" if name in done else "white"
+    ax.set(xlim=(-1.15, 11.95), ylim=(-1.0, 2.65))
+    for name, (x, y, text, lessons, kind) in _MAP.items():
+        edge, filled, line, _ = _KINDS[kind]
         ax.add_patch(
             FancyBboxPatch(
                 (x - 1.0, y - 0.42),
                 2.0,
                 0.84,
                 boxstyle="round,pad=0.03",
-                facecolor=face,
+                facecolor=filled if name in done else "white",
                 edgecolor=edge,
+                linestyle=line,
                 linewidth=1.6,
             )
         )
         ax.text(x, y, text, ha="center", va="center", fontsize=9.5)
-        if lessons:
-            ax.text(x, y - 0.62, f"lesson {lessons}" if " " not in lessons else f"lessons {lessons}", ha="center",
-                    va="center", fontsize=8, color="#555555")  # fmt: skip
+        ax.text(x, y - 0.62, f"lessons {lessons}" if " " in lessons else f"lesson {lessons}", ha="center",
+                va="center", fontsize=8, color="#555555")  # fmt: skip
     for start, end in _ARROWS:
         a, b = (np.array(_MAP[name][:2], dtype=float) for name in (start, end))
         ax.add_patch(
@@ -59,90 +66,82 @@ def draw_course_map(done: Sequence[str] = ()) -> Figure:
                 *_between(a, b), arrowstyle="-|>", mutation_scale=13, color="#444444", linewidth=1.2
             )
         )
-    ax.text(6.7, 1.0, "the online loop:\nagain with every\nnew policy", ha="center", va="center", fontsize=9,
-            color=style.VERMILION)  # fmt: skip
-    ax.set_title(
-        "The recipe: data and models on the left, the online loop on the right",
-        loc="left",
-        fontweight="bold",
-        fontsize=11,
-    )
+    keys = [Patch(facecolor="white", edgecolor=edge, linestyle=line, linewidth=1.6, label=said)
+            for edge, _, line, said in _KINDS.values()]  # fmt: skip
+    ax.legend(handles=keys, loc="upper left", bbox_to_anchor=(0.0, 0.03), ncols=3, frameon=False, fontsize=9)
+    ax.set_title(title, loc="left", fontweight="bold", fontsize=11)
     return fig
 
 
 def _between(a: np.ndarray, b: np.ndarray) -> tuple[tuple, tuple]:
-    """Arrow ends on the edges of the boxes at a and b (half sizes 1.03 by 0.45, labels below)."""
+    """Arrow ends on the edges of the boxes at a and b, side by side or one above the other (labels stand below)."""
     step = b - a
-    if abs(step[0]) > 0.5 and abs(step[1]) < 0.5:
+    if abs(step[0]) > 0.5:
         side = np.sign(step[0])
         return (a[0] + 1.05 * side, a[1]), (b[0] - 1.05 * side, b[1])
-    if abs(step[0]) < 0.5:
-        side = np.sign(step[1])
-        return (a[0], a[1] + (0.47 if side > 0 else -0.75) * 1.0), (
-            b[0],
-            b[1] - (0.75 if side > 0 else -0.47),
-        )
-    return (a[0] + 1.05, a[1] - 0.2), (b[0] - 1.05, b[1] + 0.2)
+    up = step[1] > 0
+    return (a[0], a[1] + (0.47 if up else -0.75)), (b[0], b[1] - (0.75 if up else -0.47))
 
 
-def draw_answers_of_prompts(
-    rewards: Sequence[Sequence[float]], chosen: Sequence[int], rejected: Sequence[int]
-) -> Figure:
-    """One column a prompt: the reward of every answer; the pair's chosen and rejected ones marked (index or -1)."""
+def draw_answers_of_prompts(groups: Sequence[Sequence[Mapping]], pairs: Sequence[Mapping]) -> Figure:
+    """One column a prompt: the reward of every answer, and the two answers that became its training pair.
+
+    groups: the answers of each prompt, rows with prompt_id and reward; pairs: rows with prompt_id, chosen_reward,
+    rejected_reward. A prompt without a pair shows its answers alone.
+    """
+    pair_of = {pair["prompt_id"]: pair for pair in pairs}
     fig, (ax,) = style.figure(width=8.0, height=3.4)
-    for place, (values, good, bad) in enumerate(zip(rewards, chosen, rejected, strict=True)):
-        ax.plot(
-            [place] * len(values),
-            values,
-            "o",
-            color="#BBBBBB",
-            markersize=5,
-            zorder=2,
-            label="answer" if not place else None,
-        )
-        if good >= 0 and bad >= 0:
-            ax.plot([place, place], [values[bad], values[good]], color="#999999", linewidth=0.9, zorder=1)
-            ax.plot(place, values[good], "^", color=style.BLUE, markersize=8, zorder=3)
-            ax.plot(place, values[bad], "v", color=style.VERMILION, markersize=8, zorder=3)
-    ax.plot([], [], "^", color=style.BLUE, markersize=8, label="chosen")
-    ax.plot([], [], "v", color=style.VERMILION, markersize=8, label="rejected")
-    ax.set_xticks(range(len(rewards)), [str(i + 1) for i in range(len(rewards))])
+    for place, rows in enumerate(groups):
+        rewards = [row["reward"] for row in rows]
+        ax.plot([place] * len(rewards), rewards, "o", color="#BBBBBB", markersize=5, zorder=2, label=None if place else "answer")
+        pair = pair_of.get(rows[0]["prompt_id"])
+        if pair:
+            good, bad = pair["chosen_reward"], pair["rejected_reward"]
+            ax.plot([place, place], [bad, good], color="#999999", linewidth=0.9, zorder=1)
+            ax.plot(place, good, "^", color=style.BLUE, markersize=8, zorder=3)
+            ax.plot(place, bad, "v", color=style.VERMILION, markersize=8, zorder=3)
+    ax.plot([], [], "^", color=style.BLUE, markersize=8, label="chosen: the best")
+    ax.plot([], [], "v", color=style.VERMILION, markersize=8, label="rejected: the worst")
+    ax.set_xticks(range(len(groups)), [str(i + 1) for i in range(len(groups))])
     style.legend_outside(ax)
-    style.label(
-        ax,
-        "The reward model's score of every answer, and the pair it makes",
-        "prompt (number)",
-        "reward (no unit)",
-    )
+    style.label(ax, f"{len(groups)} prompts: the reward of every answer, and the pair taken from each", "prompt (number)", "reward (no unit)")
     return fig
 
 
 def draw_before_after(
-    lines: Sequence[Mapping], values: Sequence[tuple[str, str]], names: Mapping[str, str] | None = None
+    rows: Sequence[Mapping],
+    values: Sequence[tuple[str, str, str]],
+    names: Mapping[str, str] | None = None,
+    title: str | None = None,
 ) -> Figure:
-    """A panel for each (key, axis label) of the summary `lines` (of `stages.summarise`): one point a policy and
-    temperature, with its interval where the line has <key>_low and <key>_high."""
-    fig, axes = style.figure(1, len(values), height=3.4)
-    temperatures = sorted({line["temperature"] for line in lines}, reverse=True)
-    policies = list(dict.fromkeys(line["policy"] for line in lines))
+    """A panel for each (key, axis label, title): the mean of a policy's rows at a temperature, with its 95 % interval.
+
+    rows: those of `stages.evaluation`, with policy, temperature, prompt_id and the keys. names: policy -> how it is called.
+    """
+    fig, axes = style.figure(1, len(values), height=3.7, title=title)
+    temperatures = sorted({row["temperature"] for row in rows}, reverse=True)
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
     palette, marks = style.colors(policies), style.markers(policies)
-    for ax, (key, text) in zip(axes, values, strict=True):
+    for ax, (key, text, said) in zip(axes, values, strict=True):
         for k, policy in enumerate(policies):
-            mine = {line["temperature"]: line for line in lines if line["policy"] == policy}
-            xs = [i + (k - (len(policies) - 1) / 2) * 0.18 for i, t in enumerate(temperatures) if t in mine]
-            rows = [mine[t] for t in temperatures if t in mine]
-            ys = [row[key] for row in rows]
-            ends = style.errors(ys, [row.get(f"{key}_low", y) for row, y in zip(rows, ys, strict=True)],
-                                [row.get(f"{key}_high", y) for row, y in zip(rows, ys, strict=True)])  # fmt: skip
-            ax.errorbar(xs, ys, yerr=ends, fmt=marks[policy], color=palette[policy], markersize=7, capsize=3,
-                        label=(names or {}).get(policy, policy))  # fmt: skip
+            found = [(i, _mean(rows, key, policy, t)) for i, t in enumerate(temperatures)]
+            found = [(i + (k - (len(policies) - 1) / 2) * 0.22, mean) for i, mean in found if mean]
+            means, lows, highs = (np.array([mean[part] for _, mean in found]) for part in range(3))
+            ax.errorbar([x for x, _ in found], means, yerr=style.errors(means, lows, highs), fmt=marks[policy], color=palette[policy],
+                        markersize=7, capsize=3, label=(names or {}).get(policy, policy))  # fmt: skip
         ax.set_xticks(
             range(len(temperatures)), ["greedy" if t == 0 else f"temperature {t:g}" for t in temperatures]
         )
         ax.set_xlim(-0.6, len(temperatures) - 0.4)
-        style.label(ax, text.split(" (")[0].capitalize(), None, text)
+        style.label(ax, said, None, text)
     style.legend_outside(axes[-1])
     return fig
+
+
+def _mean(rows: Sequence[Mapping], key: str, policy: str, temperature: float) -> tuple[float, float, float] | None:
+    """(mean, low, high) of a policy's rows at a temperature, whole prompts resampled; None where it has no rows."""
+    mine = [row for row in rows if (row["policy"], row["temperature"]) == (policy, temperature)]
+    return tuple(cluster_interval([row[key] for row in mine], [row["prompt_id"] for row in mine])) if mine else None
 
 
 # ---------------------------------------------------------------- the truth
@@ -176,9 +175,10 @@ def draw_gold_parts(
             fontsize=11,
             fontweight="bold",
         )
-    ax.text(len(columns) - 0.3, -0.75, "utility", ha="left", va="center", fontsize=9.5, fontweight="bold")
+    ax.text(len(columns) - 0.3, -0.75, "utility\n(0 to 10)", ha="left", va="center", fontsize=9.5, fontweight="bold")
     ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
     ax.set_yticks(range(len(names)), names)
+    ax.set_xlabel("part of the gold utility (0 to 1)")
     ax.grid(visible=False)
     for spine in ax.spines.values():
         spine.set_visible(False)
@@ -206,6 +206,7 @@ def draw_gold_by_section(groups: Mapping[str, Mapping[str, Sequence[float]]], ti
         for box in boxes["boxes"]:
             box.set(facecolor=palette[name], alpha=0.75, hatch="//" if k % 2 else None)
         ax.bar([0], [0], color=palette[name], alpha=0.75, hatch="//" if k % 2 else None, label=name)
+    ax.plot([], [], "D", markerfacecolor="white", markeredgecolor="black", markersize=5, linestyle="None", label="mean")
     ax.set_xticks(range(len(sections)), sections)
     ax.set_xlim(-0.6, len(sections) - 0.4)
     ax.grid(axis="x", visible=False)
@@ -221,11 +222,12 @@ def draw_annotator_dials(
     probability: Callable[..., float], settings: Mapping[str, Sequence[float]]
 ) -> Figure:
     """P(A preferred) against the utility gap, one panel a dial, one line a setting of it, the others at rest.
+    Each panel's title says what the dial does to the labels.
 
     probability(gap, **dial): the annotator's rule. settings: dial -> its values.
     """
     gaps = np.linspace(-6, 6, 121)
-    title = "How each dial bends the annotator's choice, the others at rest"
+    title = "How each of the four dials bends the annotator's choice (the other three at rest)"
     fig, axes = style.figure(1, len(settings), width=11.0, height=3.6, sharey=True, title=title)
     for ax, (dial, values) in zip(axes, settings.items(), strict=True):
         for value, color, dashes in zip(
@@ -242,8 +244,16 @@ def draw_annotator_dials(
         ax.axvline(0, color="#CCCCCC", linewidth=0.8)
         ax.set_xticks([-6, -3, 0, 3, 6])
         ax.legend(title=dial, loc="upper left", frameon=False, fontsize=8, title_fontsize=8)
-        style.label(ax, dial, "gold(A) - gold(B)", "P(A preferred)" if ax is axes[0] else None)
+        style.label(ax, _DOES.get(dial, dial), "gold(A) - gold(B), points", "P(A preferred)" if ax is axes[0] else None)
     return fig
+
+
+_DOES = {
+    "temperature": "noise where gaps are small",
+    "carelessness": "noise everywhere",
+    "verbosity": "shifted: A is longer",
+    "position": "shifted: A comes first",
+}
 
 
 def draw_ceiling(
@@ -261,7 +271,7 @@ def draw_ceiling(
     )
     style.chance(ax)
     if here is not None:
-        ax.axvline(here, color=style.PURPLE, linewidth=1.2, label="TEMPERATURE of this run")
+        ax.axvline(here, color=style.PURPLE, linewidth=1.2, label="TEMPERATURE of this lesson")
     ax.set_ylim(0.45, 1.02)
     style.label(
         ax,
@@ -300,16 +310,17 @@ def draw_label_noise(
             fmt="o",
             color=style.MODEL,
             capsize=3,
-            label="labels that agree with the truth" if first else None,
+            label="labels that agree with the truth (95 % interval)" if first else None,
         )
         ax.plot([x], [probabilities[here].mean()], "x", color=style.CEILING, markersize=8, markeredgewidth=2,
                 label="what the annotator's rule predicts" if first else None)  # fmt: skip
     style.chance(ax)
     ax.set_ylim(0, 1.05)
-    style.label(ax, "Small gaps make wrong labels", "distance in gold utility", "share right", legend=True)
+    distance = "distance in gold utility (points)"
+    style.label(ax, "How often the label is right, by distance", distance, "right labels (share of pairs)", legend=True)
     ax.legend(loc="lower right", frameon=False, fontsize=9)
     counts.hist(np.abs(gaps), bins=20, color=style.SKY, edgecolor="white")
-    style.label(counts, "How far apart the pairs are", "distance in gold utility", "pairs")
+    style.label(counts, "How far apart the pairs are", distance, "pairs (number)")
     return fig
 
 
@@ -335,8 +346,23 @@ def draw_ledger(
     ax.invert_yaxis()
     ax.set_xlim(0, rows_in * 1.08)
     ax.grid(axis="y", visible=False)
-    style.label(ax, title, "rows")
+    style.label(ax, title, "rows (number)")
     return fig
+
+
+def by_group(pairs: Sequence[Mapping], lengths: Mapping[str, Sequence[float]], key: str) -> dict[str, dict]:
+    """The lengths of each group of pairs: group -> {pairs, prompts (numbers), and the lists of `lengths`}, all pairs first.
+
+    lengths: prompt, chosen, rejected -> a length for each pair. key: the column that names the group. Where there is
+    one group only, it stands alone.
+    """
+    places: dict[str, list[int]] = {}
+    for place, row in enumerate(pairs):
+        places.setdefault(row[key], []).append(place)
+    if len(places) != 1:
+        places = {"all": list(range(len(pairs))), **places}
+    return {name: {"pairs": len(at), "prompts": len({pairs[i]["prompt_id"] for i in at})}
+            | {part: [values[i] for i in at] for part, values in lengths.items()} for name, at in places.items()}  # fmt: skip
 
 
 def draw_lengths(
@@ -357,5 +383,5 @@ def draw_lengths(
         ax, groups, series, intervals=ends, palette={"chosen": style.BLUE, "rejected": style.VERMILION}
     )
     style.legend_outside(ax)
-    style.label(ax, "Length of the preferred and the rejected answer", None, f"mean length ({unit})")
+    style.label(ax, "Is the chosen answer longer? Mean length of both sides (95 % intervals)", "pairs of", f"mean length ({unit})")
     return fig

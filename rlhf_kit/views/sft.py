@@ -19,12 +19,13 @@ def draw_training_curve(
     lines: Mapping[str, float] | None = None,
     second: str | None = None,
     second_y: str = "",
+    second_title: str | None = None,
     top: float | None = None,
 ) -> Figure:
     """A trainer's history over the steps, raw and smoothed; `lines` are levels to compare with, named in the legend.
 
-    second: another key, drawn in a panel of its own. top: where the first panel's axis ends, if the first steps lie far
-    above the rest.
+    second: another key, drawn in a panel of its own (second_title: what it shows, else its label).
+    top: where the first panel's axis ends, if the first steps lie far above the rest.
     """
     fig, axes = style.figure(1, 2 if second else 1, height=3.6)
     for ax, name, text in zip(axes, (key, second), (y, second_y), strict=False):
@@ -42,31 +43,31 @@ def draw_training_curve(
             )
         if top is not None and ax is axes[0]:
             ax.set_ylim(0, top)
-        style.label(ax, title if ax is axes[0] else text.split(" (")[0].capitalize(), "optimizer step", text)
+        other = second_title or text.split(" (")[0].capitalize()
+        style.label(ax, title if ax is axes[0] else other, "optimizer step", text)
         style.legend_below(ax)
     return fig
 
 
 def draw_next_token(tokens: Sequence[str], logps: Sequence[float], learnt: Sequence[bool]) -> Figure:
-    """Cost of every token of one conversation, -log p in nats; tokens outside the loss are grey."""
-    fig, (ax,) = style.figure(width=10.5, height=3.3)
-    places = np.arange(len(tokens))
+    """Cost of every token of one conversation, -log p in nats: those outside the loss, and beside them, on an axis
+    of their own, those of the answer, whose mean is the loss."""
     learnt = np.asarray(learnt, dtype=bool)
     cost = -np.asarray(logps, dtype=float)
-    ax.bar(places[learnt], cost[learnt], color=style.MODEL, label="in the loss: the answer and its end token")
-    ax.bar(
-        places[~learnt],
-        cost[~learnt],
-        color="#CCCCCC",
-        hatch="//",
-        edgecolor="white",
-        label="masked: the prompt",
-    )
-    shown = [t.replace("$", r"\$") for t in tokens]
-    ax.set_xticks(places, shown, rotation=90, fontsize=7)
-    ax.grid(axis="x", visible=False)
-    style.label(ax, "What each token costs the policy", None, "-log p (nats)")
-    style.legend_below(ax)
+    counts = [max(3, int((~learnt).sum())), max(3, int(learnt.sum()))]
+    fig, axes = style.figure(1, 2, width=10.5, height=3.5, width_ratios=counts, title="What each token costs the policy")
+    panels = ((~learnt, "#CCCCCC", "//", "Masked: read, but not learnt"), (learnt, style.MODEL, "", "In the loss: the answer and its end"))
+    for ax, (mine, color, hatch, said) in zip(axes, panels, strict=True):
+        places = np.arange(int(mine.sum()))
+        ax.bar(places, cost[mine], color=color, hatch=hatch, edgecolor="white")
+        shown = [t.strip().replace("$", r"\$") or "\u00b7" for t, own in zip(tokens, mine, strict=True) if own]
+        ax.set_xticks(places, shown, rotation=90, fontsize=8.5)
+        ax.grid(axis="x", visible=False)
+        style.label(ax, said, "token" if len(places) else None, "-log p (nats)" if ax is axes[0] else None)
+    if learnt.any():
+        mean = float(cost[learnt].mean())
+        style.ceiling(axes[1], mean, f"their mean, the loss: {mean:.2f}", style.BLACK, ":")
+        axes[1].legend(loc="upper right", frameon=False, fontsize=9)
     return fig
 
 
@@ -77,8 +78,12 @@ def draw_by_section(
     y: str,
     top: float | None = None,
     chance: float | None = None,
+    best: tuple[str, float] | None = None,
 ) -> Figure:
-    """Bars by section, one colour a series: values[series][section] = (mean, low, high)."""
+    """Bars by section, one colour a series: values[series][section] = (mean, low, high), 95 % intervals as lines.
+
+    best: name and height of a line for the best there is.
+    """
     groups = list(next(iter(values.values())))
     series = {name: [by[g][0] for g in groups] for name, by in values.items()}
     ends = {name: ([by[g][1] for g in groups], [by[g][2] for g in groups]) for name, by in values.items()}
@@ -86,6 +91,8 @@ def draw_by_section(
     style.grouped_bars(ax, groups, series, intervals=ends)
     if chance is not None:
         style.chance(ax, chance)
+    if best is not None:
+        style.ceiling(ax, best[1], best[0], style.TRUTH)
     if top is not None:
         ax.set_ylim(0, top)
     style.legend_outside(ax)
@@ -119,25 +126,26 @@ def draw_parts(
 
 
 def draw_sharpening(
-    lines: Sequence[Mapping], keys: Sequence[tuple[str, str]], ceiling: float | None = None
+    lines: Sequence[Mapping], keys: Sequence[tuple[str, str, str]], ceiling: float | None = None
 ) -> Figure:
-    """A panel for each (key, axis label) against the sampling temperature; <key>_low and <key>_high give intervals.
+    """A panel for each (key, axis label, title) against the sampling temperature; <key>_low and <key>_high give intervals.
 
     ceiling: the oracle's value, drawn in the first panel.
     """
-    fig, axes = style.figure(1, len(keys), height=3.4)
+    fig, axes = style.figure(1, len(keys), height=3.7, title="One policy, sampled ever more sharply (to the right)")
     lines = sorted(lines, key=lambda line: line["temperature"])
     xs = [line["temperature"] for line in lines]
-    for ax, (key, text) in zip(axes, keys, strict=True):
+    for ax, (key, text, said) in zip(axes, keys, strict=True):
         ys = [line[key] for line in lines]
         ends = style.errors(ys, [line.get(f"{key}_low", y) for line, y in zip(lines, ys, strict=True)],
                             [line.get(f"{key}_high", y) for line, y in zip(lines, ys, strict=True)])  # fmt: skip
         ax.errorbar(xs, ys, yerr=ends, fmt="o-", color=style.MODEL, capsize=3, label="SFT policy")
         if ax is axes[0] and ceiling is not None:
             style.ceiling(ax, ceiling, "oracle", style.TRUTH)
-            ax.legend(frameon=False)
-        ax.set_xlim(1.08, -0.08)
+            ax.legend(frameon=False, loc="center left")
+        hottest = max(xs, default=1.0)
+        ax.set_xlim(hottest + 0.08, -0.08)
         if "share" in text:
             ax.set_ylim(0, 1.05)
-        style.label(ax, text.split(" (")[0].capitalize(), "sampling temperature (0 = greedy)", text)
+        style.label(ax, said, "sampling temperature (0 = greedy)", text)
     return fig
