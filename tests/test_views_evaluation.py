@@ -98,3 +98,60 @@ def test_pairs_of_one_prompt_count_as_one_witness():
 
     assert width(gaps, hits, ids) == pytest.approx(width(gaps[::8], hits[::8]), rel=0.15)
     assert width(gaps, hits, ids) > 2.4 * width(gaps, hits)
+
+
+def test_an_edit_that_changes_nothing_has_no_interval():
+    from rlhf_kit.views.over_optimisation import draw_probes
+
+    moved, still = np.linspace(-1.0, -0.5, 20), np.zeros(20)
+    fig = draw_probes({"worse": {"learnt reward": moved}, "same": {"learnt reward": still}}, [{"learnt reward": still}, {"learnt reward": moved}], "Well.")
+    for panel, across in zip(fig.axes, (0, 1), strict=True):
+        (bar,) = panel.containers
+        lengths = [float(np.ptp(segment[:, across])) for segment in bar[2][0].get_segments()]
+        assert sorted(length > 0 for length in lengths) == [False, True]
+    assert [text.get_text() for text in fig.axes[0].get_yticklabels()] == ["worse", "same"]
+
+
+def test_length_is_drawn_inside_prompts_with_the_truth_and_without():
+    from rlhf_kit.views.over_optimisation import draw_length
+
+    ids = np.repeat(np.arange(6), 8)
+    length = np.tile(np.arange(8.0), 6) + 100 * ids  # between prompts length and reward go opposite ways, inside them together
+    reward = np.tile(np.arange(8.0), 6) - 50 * ids
+    for scores in ({"reward": reward}, {"reward": reward, "gold": -reward}):
+        fig = draw_length({name: [1.0] * 6 for name in scores}, length, scores, ids, {"paper": 0.06})
+        lines = [container[0] for container in fig.axes[1].containers]
+        assert len(lines) == len(scores)
+        assert np.allclose(lines[0].get_xdata(), np.arange(8) - 3.5) and (np.diff(lines[0].get_ydata()) > 0).all()
+
+
+def test_the_likelier_half_of_a_calibration_is_drawn():
+    from rlhf_kit.evaluation import reliability_table
+    from rlhf_kit.views.over_optimisation import draw_calibration
+
+    p = np.array([0.55] * 10 + [0.95] * 20)
+    rows = reliability_table(np.concatenate([p, 1 - p]), np.repeat([1.0, 0.0], 30))
+    promise, often = draw_calibration({"model": rows}).axes
+    assert np.allclose(promise.containers[0][0].get_xdata(), [0.55, 0.95])
+    assert np.allclose(often.lines[0].get_ydata(), [1 / 3, 2 / 3])
+
+
+@pytest.mark.parametrize(("found", "said"), [
+    ({"peak_n": 32, "largest_n": 32, "loss": 0.0, "low": 0.0, "high": 0.0, "over_optimised": False}, "n = 32, the largest: more search has not been"),
+    ({"peak_n": 4, "largest_n": 32, "loss": -0.5, "low": -0.8, "high": -0.2, "over_optimised": True}, "-0.50 [-0.80, -0.20], so more search costs truth"),
+    ({"peak_n": 4, "largest_n": 32, "loss": -0.1, "low": -0.3, "high": 0.1, "over_optimised": False}, "so more search has not been shown to cost truth"),
+])  # fmt: skip
+def test_what_more_search_costs_in_words(found, said):
+    from rlhf_kit.views import words
+
+    assert said in words.peak(found)
+
+
+def test_bought_parts_and_sections_stand_side_by_side():
+    from rlhf_kit.views.over_optimisation import draw_bought
+
+    parts = [{"part": "correctness", "difference": 0.2, "low": 0.1, "high": 0.3}, {"part": "length", "difference": -0.2, "low": -0.3, "high": -0.1}]
+    gains = [{"category": name, "gain": 1.0, "low": 0.5, "high": 1.5, "oracle": 2.0} for name in ("chat", "safety")]
+    moved, gained = draw_bought(parts, gains, 16).axes
+    assert [container[0].get_marker() for container in moved.containers] == ["^", "v"]
+    assert [patch.get_height() for patch in gained.patches] == [1.0, 1.0, 2.0, 2.0]

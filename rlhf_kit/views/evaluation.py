@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rlhf_kit.evaluation.benches import (
@@ -37,6 +38,13 @@ def draw_win_rates(rows: Sequence[Mapping]) -> Figure:
 def draw_changes(rows: Sequence[Mapping], title: str, x: str) -> Figure:
     """Paired changes with 95 % intervals, one row a thing. rows: {name, difference, low, high}."""
     fig, (ax,) = style.figure(width=7.6, height=1.4 + 0.36 * len(rows))
+    put_changes(ax, rows)
+    style.label(ax, title, x)
+    return fig
+
+
+def put_changes(ax: Axes, rows: Sequence[Mapping]) -> None:
+    """Such rows on axes: upward where the change is a rise beyond doubt, downward where it is a fall."""
     value, low, high = (np.array([row[key] for row in rows], dtype=float) for key in ("difference", "low", "high"))
     for place in range(len(rows)):
         color = style.GREEN if low[place] > 0 else style.OTHER if high[place] < 0 else style.GREY
@@ -46,8 +54,6 @@ def draw_changes(rows: Sequence[Mapping], title: str, x: str) -> Figure:
     ax.axvline(0, color="black", linewidth=1)
     ax.set_yticks(range(len(rows)), [row["name"] for row in rows])
     ax.set_ylim(len(rows) - 0.4, -0.7)
-    style.label(ax, title, x)
-    return fig
 
 
 def draw_parts(parts: Sequence[str], sections: Sequence[str], grid: Sequence[Sequence[float]]) -> Figure:

@@ -57,19 +57,25 @@ def draw_bench(scores: Mapping[str, Sequence[Mapping]], title: str = "The pocket
     return fig
 
 
+def fault_row(name: str, place: Mapping | None, length: Mapping) -> dict:
+    """A row of `draw_judge_faults`: a judge, what `evaluation.position_bias` found (None: it sees no order), and `length_bias`."""
+    unseen = {"first_place": None, "low": None, "high": None, "biased": False}
+    ends = {"slope": "slope", "slope_low": "low", "slope_high": "high", "slope_biased": "biased"}
+    return {"name": name, **(place or unseen), **{key: length[found] for key, found in ends.items()}}
+
+
 def draw_judge_faults(rows: Sequence[Mapping]) -> Figure:
     """What the two detectors say of every judge, with 95 % intervals; filled where they raise the alarm.
 
     rows: {name, first_place, low, high, biased} and {slope, slope_low, slope_high, slope_biased}; first_place None for
     judges that see no order.
     """
-    title = "Two detectors: the left one must find the taste for the first place, the right one the taste for length"
-    fig, (place, length) = style.figure(1, 2, width=10.6, height=1.6 + 0.36 * len(rows), sharey=True, title=title)
+    fig, (place, length) = style.figure(1, 2, width=10.6, height=1.4 + 0.36 * len(rows), sharey=True)
     for y, row in enumerate(rows):
         for ax, keys in ((place, ("first_place", "low", "high", "biased")), (length, ("slope", "slope_low", "slope_high", "slope_biased"))):
             value, low, high, found = (row[key] for key in keys)
             if value is None:
-                ax.text(0.5, y, "sees no order", ha="center", va="center", fontsize=8.5, color="#555555")
+                style.number(ax, "sees no order", (0.5, y), (0, 0), color="#555555")
                 continue
             color = style.OTHER if found else style.BLUE
             ax.errorbar([value], [y], xerr=style.errors([value], [low], [high]), fmt="D" if found else "o", color=color, capsize=3,
@@ -83,8 +89,8 @@ def draw_judge_faults(rows: Sequence[Mapping]) -> Figure:
         ax.plot([], [], "D" if found else "o", color=style.OTHER if found else style.BLUE,
                 markerfacecolor=style.OTHER if found else "white", label="bias found" if found else "none found")
     style.legend_outside(length)
-    style.label(place, "Place", "probability given to the answer shown first")
-    style.label(length, "Length at equal gold", "change of the log odds by one st. dev. of length")
+    style.label(place, "Detector of a taste for the first place", "probability of the answer shown first")
+    style.label(length, "Detector of a taste for length", "log odds for one st. dev. of length, at equal gold")
     return fig
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from rlhf_kit.evaluation import cluster_interval
 from rlhf_kit.views import style
+from rlhf_kit.views.evaluation import put_changes
 
 
 def share_with_interval(hits: Sequence[float]) -> tuple[float, float, float]:
@@ -28,43 +30,49 @@ def _bins(values: np.ndarray, edges: Sequence[float]) -> list[np.ndarray]:
 
 
 def draw_calibration(tables: Mapping[str, Sequence[Mapping]]) -> Figure:
-    """Predicted against observed. tables: name -> rows of `evaluation.reliability_table`."""
-    fig, (ax, counts) = style.figure(1, 2, width=10.0, height=3.9)
+    """Promise against outcome for the answer that each judge holds the likelier one.
+
+    tables: name -> rows of `evaluation.reliability_table` over pairs counted in both directions, so that the half below one
+    half is the other half turned round and is not drawn.
+    """
+    fig, (ax, counts) = style.figure(1, 2, width=10.0, height=3.7)
     marks, palette = style.markers(list(tables)), style.colors(list(tables))
-    ax.plot([0, 1], [0, 1], "--", color=style.CEILING, linewidth=1.2, label="perfect calibration")
+    ax.plot([0.5, 1], [0.5, 1], "--", color=style.CEILING, linewidth=1.2, label="perfect calibration")
     for name, rows in tables.items():
+        rows = [row for row in rows if row["low"] >= 0.5]
         x, y = ([row[key] for row in rows] for key in ("predicted", "observed"))
         half = [1.96 * np.sqrt(max(o * (1 - o), 0.25 / row["n"]) / row["n"]) for o, row in zip(y, rows, strict=True)]
-        ax.errorbar(x, y, yerr=half, fmt=f"{marks[name]}-", color=palette[name], capsize=2.5, label=name)
-        centres = [(row["low"] + row["high"]) / 2 for row in rows]
-        total = sum(row["n"] for row in rows)
+        ends = style.errors(y, *np.clip([np.subtract(y, half), np.add(y, half)], 0, 1))
+        ax.errorbar(x, y, yerr=ends, fmt=f"{marks[name]}-", color=palette[name], capsize=2.5, label=name)
+        centres, total = [(row["low"] + row["high"]) / 2 for row in rows], sum(row["n"] for row in rows)
         counts.plot(centres, [row["n"] / total for row in rows], f"{marks[name]}-", color=palette[name], label=name)
-    ax.set_xlim(0, 1)
-    ax.set_ylim(0, 1)
-    style.label(ax, "Does 80 % mean 80 %?", "predicted P(first answer preferred)", "observed share", legend=True)
-    style.label(counts, "How sure it is, how often", "predicted P(first answer preferred)", "share of pairs", legend=True)
+    for panel in (ax, counts):
+        panel.set_xlim(0.49, 1.01)
+    counts.set_ylim(bottom=0)
+    style.label(ax, "Does 80 % mean 80 %?", "promised: P(likelier answer preferred)", "share of labels that agree", legend=True)
+    style.label(counts, "How sure it is, how often", "promised: P(likelier answer preferred)", "share of pairs", legend=True)
     return fig
 
 
-def draw_length_correlation(by_prompt: Mapping[str, Sequence[float]], paper: Mapping[str, float] | None = None) -> Figure:
-    """Histogram of the within-prompt correlations with length (paper Fig. 3). paper: reference values to mark."""
-    fig, (ax,) = style.figure(width=7.6)
-    colours = {"reward": style.PROXY, "gold": style.TRUTH}
-    edges = np.linspace(-1, 1, 25)
+def draw_length(by_prompt: Mapping[str, Sequence[float]], length: Sequence[float], scores: Mapping[str, Sequence[float]],
+                groups: Sequence, paper: Mapping[str, float] | None = None) -> Figure:
+    """Taste for length inside a prompt: the correlations (paper Fig. 3), and how far the score moves with the length.
+
+    by_prompt: score -> one correlation a prompt. length, scores (score -> values), groups (prompt ids): (N,) answers. Both of the
+    right panel's axes are distances from the prompt's own mean, scores in standard deviations. paper: values to mark.
+    """
+    fig, (ax, slope) = style.figure(1, 2, width=11.0, height=4.2)
+    looks = {"reward": (style.PROXY, "o"), "gold": (style.TRUTH, "s")}
     for k, (name, values) in enumerate(by_prompt.items()):
-        color, mean = colours.get(name, style.CYCLE[k]), float(np.mean(values))
+        color, mean = looks[name][0], float(np.mean(values))
         filled = {"alpha": 0.45} if k == 0 else {"histtype": "step", "linewidth": 2.0}
-        ax.hist(values, bins=edges, color=color, label=f"{name} and length, mean {mean:+.2f}", **filled)
+        ax.hist(values, bins=np.linspace(-1, 1, 25), color=color, label=f"{name} and length, mean {mean:+.2f}", **filled)
         ax.axvline(mean, color=color, linewidth=2.2, linestyle=("-", "--")[k % 2])
     for k, (name, value) in enumerate((paper or {}).items()):
         ax.axvline(value, color=style.BLACK, linewidth=1.1, linestyle=(":", "-.")[k % 2], label=f"{name}, {value:+.2f}")
-    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     style.label(ax, "Correlation with length inside each prompt", "Pearson correlation over one prompt's samples", "prompts")
-    return fig
+    style.legend_below(ax, 2)
 
-
-def draw_length_slope(length: Sequence[float], scores: Mapping[str, Sequence[float]], groups: Sequence) -> Figure:
-    """Mean score by length, both as distances from the prompt's own mean; scores in standard deviations."""
     groups = np.unique(np.asarray([str(g) for g in groups]), return_inverse=True)[1]
 
     def centred(values):
@@ -72,73 +80,59 @@ def draw_length_slope(length: Sequence[float], scores: Mapping[str, Sequence[flo
         return values - (np.bincount(groups, weights=values) / np.bincount(groups))[groups]
 
     x = centred(length)
-    fig, (ax,) = style.figure(width=7.6)
-    colours = {"reward": (style.PROXY, "o"), "gold": (style.TRUTH, "s")}
-    parts = np.array_split(np.argsort(x, kind="stable"), min(10, len(x)))
+    parts = np.array_split(np.argsort(x, kind="stable"), min(8, len(x)))
     for name, values in scores.items():
-        color, mark = colours.get(name, (style.MODEL, "^"))
         y = centred(values)
         y = y / (y.std() or 1.0)
         half = [1.96 * y[p].std() / np.sqrt(len(p)) for p in parts]
-        ax.errorbar([x[p].mean() for p in parts], [y[p].mean() for p in parts], yerr=half, fmt=f"{mark}-", color=color,
-                    capsize=2.5, label=name)
-    ax.axhline(0, color="#BBBBBB", linewidth=1)
-    style.label(ax, "What more characters bring, inside a prompt", "length minus the prompt's mean length (characters)",
+        slope.errorbar([x[p].mean() for p in parts], [y[p].mean() for p in parts], yerr=half, fmt=f"{looks[name][1]}-",
+                       color=looks[name][0], capsize=2.5, label=name)
+    slope.axhline(0, color="#BBBBBB", linewidth=1)
+    style.label(slope, "What more characters bring, inside a prompt", "length minus the prompt's mean (characters)",
                 "score minus the prompt's mean (st. dev.)", legend=True)
     return fig
 
 
 def draw_accuracy_by_gap(sets: Mapping[str, tuple[Sequence, ...]],
                          annotator: Callable[[np.ndarray], np.ndarray] | None = None,
-                         edges: Sequence[float] = (0, 0.25, 0.5, 1, 2, 4, 6, 10), x: str = "distance in gold utility") -> Figure:
-    """Accuracy against the distance between two answers, with 95 % intervals. annotator: distance -> P.
+                         edges: Sequence[float] = (0, 0.5, 1, 2, 4, 6, 10), x: str = "distance in gold utility") -> Figure:
+    """Accuracy by the distance between two answers, and over all pairs of each set, with 95 % intervals.
 
     sets: name -> (distances, hits), or (distances, hits, prompt ids) where pairs of one prompt share their answers.
+    annotator: distance -> the share that one annotator orders rightly.
     """
-    fig, (ax, counts) = style.figure(1, 2, width=10.4, height=3.9)
-    marks, palette = style.markers(list(sets)), style.colors(list(sets))
+    fig, (ax, whole) = style.figure(1, 2, width=11.0, height=4.2)
+    marks = style.markers(list(sets))
+    palette = dict(zip(sets, cycle((style.BLUE, style.PURPLE, style.VERMILION, style.SKY)), strict=False))  # green is the truth's
     places = np.arange(len(edges) - 1)
     for k, (name, (gaps, hits, *ids)) in enumerate(sets.items()):
         gaps, hits = np.abs(np.asarray(gaps, dtype=float)), np.asarray(hits, dtype=float)
-        parts = _bins(gaps, edges)
         within = lambda p: cluster_interval(hits[p], [ids[0][i] for i in p]) if ids else share_with_interval(hits[p])  # noqa: B023, E731
+        parts = _bins(gaps, edges)
         shown = [(place, *within(p)) for place, p in zip(places, parts, strict=True) if len(p) >= 5]
         if shown:
             at, value, low, high = (np.array(column) for column in zip(*shown, strict=True))
-            shift = (k - (len(sets) - 1) / 2) * 0.12
+            shift = (k - (len(sets) - 1) / 2) * 0.14
             ax.errorbar(at + shift, value, yerr=style.errors(value, low, high), fmt=f"{marks[name]}-", color=palette[name],
                         capsize=2.5, label=name)
-        counts.bar(places + (k - (len(sets) - 1) / 2) * 0.8 / len(sets), [len(p) / len(gaps) for p in parts], 0.8 / len(sets),
-                   color=palette[name], label=name, hatch=("", "//", "..", "xx")[k % 4], edgecolor="white")
+        value, low, high = within(np.arange(len(hits)))
+        whole.errorbar([value], [k], xerr=style.errors([value], [low], [high]), fmt=marks[name], color=palette[name], capsize=3, markersize=7)
+        style.number(whole, f"{value:.2f}", (value, k))
+        if annotator is not None:
+            whole.plot([float(np.mean(annotator(gaps)))], [k], "|", color=style.CEILING, markersize=20, markeredgewidth=2.2)
     if annotator is not None:
-        middle = (np.asarray(edges[:-1]) + np.asarray(edges[1:])) / 2
-        ax.plot(places, annotator(middle), "--", color=style.CEILING, label="one annotator")
+        ax.plot(places, annotator((np.asarray(edges[:-1]) + np.asarray(edges[1:])) / 2), "--", color=style.CEILING, label="one annotator")
+        whole.plot([], [], "|", color=style.CEILING, markersize=12, markeredgewidth=2.2, label="one annotator, same pairs")
     style.chance(ax)
-    names = [f"{a:g}-{b:g}" for a, b in zip(edges, edges[1:], strict=False)]
-    for panel in (ax, counts):
-        panel.set_xticks(places, names, fontsize=8.5)
-    ax.set_ylim(0, 1.03)
-    style.label(ax, "Accuracy by distance", x, "share ordered as the truth", legend=True)
-    style.label(counts, "How common each distance is", x, "share of the pairs", legend=True)
-    return fig
-
-
-def draw_shift(rows: Sequence[Mapping]) -> Figure:
-    """Accuracy on several sets of pairs. rows: {name, accuracy, low, high, ceiling (one annotator's share)}."""
-    fig, (ax,) = style.figure(width=7.8, height=1.5 + 0.45 * len(rows))
-    for place, row in enumerate(rows):
-        ends = style.errors([row["accuracy"]], [row["low"]], [row["high"]])
-        ax.errorbar([row["accuracy"]], [place], xerr=ends, fmt="o", color=style.MODEL, capsize=3, markersize=7,
-                    label=None if place else "reward model, 95 % interval")
-        ax.plot([row["ceiling"]], [place], "|", color=style.CEILING, markersize=18, markeredgewidth=2,
-                label=None if place else "one annotator on the same pairs")
-        ax.annotate(f"{row['accuracy']:.2f}", (row["accuracy"], place), xytext=(0, 7), textcoords="offset points", ha="center",
-                    fontsize=8.5)
-    ax.set_yticks(range(len(rows)), [row["name"] for row in rows])
-    ax.set_ylim(len(rows) - 0.4, -0.7)
-    ax.axvline(0.5, color=style.CONTROL, linestyle=":", label="chance")
-    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    style.label(ax, "One reward model, several sources of answers", "share of pairs ordered as the truth")
+    whole.axvline(0.5, color=style.CONTROL, linestyle=":", linewidth=1.3, label="chance")
+    ax.set_xticks(places, [f"{a:g}-{b:g}" for a, b in zip(edges, edges[1:], strict=False)])
+    ax.set_ylim(top=1.03)
+    whole.set_yticks(range(len(sets)), list(sets))
+    whole.set_ylim(len(sets) - 0.4, -0.6)
+    style.legend_below(ax, 2)
+    style.legend_below(whole, 1)
+    style.label(ax, "Accuracy by how far apart the answers truly are", x, "share ordered as the truth")
+    style.label(whole, "The same model on other answers", "share ordered as the truth, all pairs")
     return fig
 
 
@@ -151,7 +145,7 @@ def draw_best_of_n(curve: Sequence[Mapping]) -> Figure:
     fig, axes = style.figure(1, 2 if known else 1, width=10.2 if known else 6.4, height=3.9)
     ns = [row["n"] for row in curve]
     axes[0].plot(ns, [row["proxy"] for row in curve], "o-", color=style.PROXY, label="reward of the chosen answer")
-    style.label(axes[0], "What the reward model promises", y="reward (no unit)", legend=True)
+    style.label(axes[0], "What is maximised", y="reward (no unit)", legend=True)
     if known:
         gold, error = (np.array([row.get(key) or 0.0 for row in curve]) for key in ("gold", "gold_se"))
         ax = axes[1]
@@ -183,29 +177,48 @@ def draw_promise(rows: Sequence[Mapping]) -> Figure:
     return fig
 
 
-def draw_gain_by_section(rows: Sequence[Mapping]) -> Figure:
-    """Gain of best-of-n over one sample by section. rows: {category, gain, low, high, oracle}."""
-    fig, (ax,) = style.figure(width=7.2)
-    names = [row["category"] for row in rows]
+def draw_bought(parts: Sequence[Mapping], sections: Sequence[Mapping], n: int) -> Figure:
+    """What best-of-n buys over one sample: every part of the gold utility, and every section's gain beside what was possible.
+
+    parts: lines of `evaluation.hacking_report` {part, difference, low, high}. sections: {category, gain, low, high, oracle}.
+    """
+    fig, (ax, gain) = style.figure(1, 2, width=11.0, height=1.6 + 0.3 * len(parts))
+    put_changes(ax, [{**line, "name": line["part"]} for line in parts])
+    style.label(ax, f"Which part of gold moved, best of {n} against one", "change of the part (0 to 1)")
+    mine, best = "chosen by the reward model", "oracle: the best of the samples"
     style.grouped_bars(
-        ax, names, {"chosen by the reward model": [r["gain"] for r in rows], "oracle": [r["oracle"] for r in rows]},
-        intervals={"chosen by the reward model": ([r["low"] for r in rows], [r["high"] for r in rows])},
-        palette={"chosen by the reward model": style.MODEL, "oracle": style.GREY})
-    ax.axhline(0, color="black", linewidth=1)
-    style.label(ax, "What best-of-n gains, section by section", "section", "gold gained over one sample", legend=True)
+        gain, [row["category"] for row in sections], {mine: [r["gain"] for r in sections], best: [r["oracle"] for r in sections]},
+        intervals={mine: ([r["low"] for r in sections], [r["high"] for r in sections])}, palette={mine: style.MODEL, best: style.GREY})
+    gain.axhline(0, color="black", linewidth=1)
+    style.legend_below(gain)
+    style.label(gain, f"How much of the possible gain, best of {n}", "section", "gold gained over one sample")
     return fig
 
 
-def draw_repeats(counts: Sequence[int], scores: Mapping[str, Sequence[Sequence[float]]], what: str) -> Figure:
-    """Scores while one thing is repeated. scores: name -> for each count the changes in st. dev., one an answer."""
-    fig, (ax,) = style.figure(width=7.4)
-    colours = {"learnt reward": (style.PROXY, "o"), "gold utility": (style.TRUTH, "s")}
-    for name, columns in scores.items():
-        color, mark = colours.get(name, (style.MODEL, "^"))
-        mean = [float(np.mean(c)) for c in columns]
-        half = [1.96 * float(np.std(c)) / np.sqrt(len(c)) for c in columns]
-        ax.errorbar(counts, mean, yerr=half, fmt=f"{mark}-", color=color, capsize=3, label=name)
-    ax.axhline(0, color="black", linewidth=1)
-    ax.set_xticks(list(counts))
-    style.label(ax, f"Saying it again: {what}", "times added", "change of the score (st. dev.)", legend=True)
+def draw_probes(edits: Mapping[str, Mapping[str, Sequence[float]]], steps: Sequence[Mapping[str, Sequence[float]]], what: str) -> Figure:
+    """What edits do to the scores, and what one more sentence does, again and again. Changes in standard deviations, 95 % intervals.
+
+    edits: name -> {"learnt reward": changes, one an answer, and where known "gold utility"}. steps: the same after 0, 1, 2 ... times
+    of the sentence `what`.
+    """
+    fig, (ax, again) = style.figure(1, 2, width=11.0, height=3.9)
+    looks = {"learnt reward": (style.PROXY, "o"), "gold utility": (style.TRUTH, "s")}
+    interval = lambda values: cluster_interval(values) if np.ptp(values) else (values[0],) * 3  # noqa: E731 - nothing moved: nothing to resample
+    for k, name in enumerate(steps[0]):
+        color, mark = looks[name]
+        shift = (k - (len(steps[0]) - 1) / 2) * 0.22
+        for panel, columns in ((ax, [edits[edit][name] for edit in edits]), (again, [step[name] for step in steps])):
+            mean, low, high = (np.array(c) for c in zip(*(tuple(interval(values))[:3] for values in columns), strict=True))
+            ends, at = style.errors(mean, low, high), np.arange(len(columns))
+            if panel is ax:
+                ax.errorbar(mean, at + shift, xerr=ends, fmt=mark, color=color, capsize=3, label=name)
+            else:
+                again.errorbar(at, mean, yerr=ends, fmt=f"{mark}-", color=color, capsize=3, label=name)
+    ax.axvline(0, color="black", linewidth=1)
+    ax.set_yticks(range(len(edits)), list(edits))
+    ax.set_ylim(len(edits) - 0.5, -0.5)
+    again.axhline(0, color="black", linewidth=1)
+    again.set_xticks(range(len(steps)))
+    style.label(ax, "What an edit does to the score", "mean change (st. dev. of that score)")
+    style.label(again, f'Saying it again: "{what}"', "times added", "mean change (st. dev. of that score)", legend=True)
     return fig

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 
 def change(what: str, value: float, low: float | None = None, high: float | None = None, digits: int = 2) -> str:
@@ -43,3 +45,12 @@ def against_half(what: str, value: float, low: float, high: float) -> str:
     """One sentence on a share that means nothing at one half: a win rate, an accuracy."""
     place = "above one half" if low > 0.5 else "below one half" if high < 0.5 else "not told apart from one half"
     return f"{what}: {value:.2f} (95 % interval {low:.2f} to {high:.2f}), {place}"
+
+
+def peak(found: Mapping[str, Any]) -> str:
+    """One sentence on `evaluation.best_of_n_peak`: whether more search costs truth, was not shown to, or had no chance to show it."""
+    if found["peak_n"] == found["largest_n"]:
+        return f"most gold at n = {found['peak_n']}, the largest: more search has not been shown to cost truth"
+    verdict = "costs truth" if found["over_optimised"] else "has not been shown to cost truth"
+    loss = f"{found['loss']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
+    return f"most gold at n = {found['peak_n']}; from there to {found['largest_n']}: {loss}, so more search {verdict}"
