@@ -57,12 +57,12 @@ def exercise_2(pull, seen=None, beta_seen=None) -> str:
         (right / 4, "the mean over the pairs is in it; the pull of each single pair is asked for"),
         (right / beta, "beta is missing: the chain rule brings the factor that stands before the log-ratio"),
         (beta * up, "label_smoothing is not used: with a share e of flipped labels the pair pulls the other way with weight e"),
-        (beta * (torch.sigmoid(h) - e), "that grows with the gap: a pair that is already far apart must pull less, sigmoid(-h)"),
+        (beta * (torch.sigmoid(h) - e), "that grows with the margin: a pair that is already far apart must pull less, sigmoid(-h)"),
         (beta * (1 - e) * up, "only the first of the two terms has its derivative; the flipped one pulls with e times sigmoid(h)"),
         (beta * (1 - 2 * e) * up, "the flipped label's pull is e times sigmoid(h), not e times sigmoid(-h)"),
         (beta * (up - e / 2), "that splits e between the two labels, as label smoothing for classes does; here e itself is the probability of a flip"),
-        (beta * (up - e).clamp(min=0), "the pull may become negative: where the gap says more certainty than the labels deserve, it must be taken back"),
-        (beta * (torch.sigmoid(-beta * (four[0] - four[1])) - e), "the reference is not used: the gap h is between log-ratios"),
+        (beta * (up - e).clamp(min=0), "the pull may become negative: where the margin says more certainty than the labels deserve, it must be taken back"),
+        (beta * (torch.sigmoid(-beta * (four[0] - four[1])) - e), "the reference is not used: the margin h is between log-ratios"),
         (-(1 - e) * torch.log(1 - up) - e * torch.log(up), "that is the loss; its derivative is asked for"),
         (right.mean(), "one number came back; each pair has a pull of its own"),
     )  # fmt: skip
@@ -70,8 +70,8 @@ def exercise_2(pull, seen=None, beta_seen=None) -> str:
     far = [torch.tensor([-9000.0, 0.0]), torch.tensor([0.0, -9000.0]), torch.zeros(2), torch.zeros(2)]
     found = numbers(pull(*far, beta, 0.0), "the pulls")
     if not np.isfinite(found).all():
-        raise Mistake("a gap of 1,800 gives no finite pull: exp overflows; torch.sigmoid does not")
-    compare(found, [beta, 0.0], what="the pulls at gaps of -1,800 and +1,800")
+        raise Mistake("a margin of 1,800 gives no finite pull: exp overflows; torch.sigmoid does not")
+    compare(found, [beta, 0.0], what="the pulls at margins of -1,800 and +1,800")
     turn = np.log((1 - e) / e)
     said = (f"equal to the gradient of the kit's loss; with e = {e} the pull turns at h = ln(0.9/0.1) = {turn:.3f}: further apart than that the loss "
             f"brings them back")
@@ -111,7 +111,7 @@ def exercise_3(after_one_step) -> str:
          "moves the others too"),
         (features @ step / 2, "that is the change of the scores; the probabilities must still add up to one, so take log_softmax before and after"),
         (after(weights - step / 2), "the step goes uphill: gradient descent subtracts the gradient of the loss"),
-        (after(weights + step), "half of that step: policy and reference are the same, so the gap is 0 and the pull is beta times sigmoid(0) = beta / 2"),
+        (after(weights + step), "half of that step: policy and reference are the same, so the margin is 0 and the pull is beta times sigmoid(0) = beta / 2"),
         (after(weights + step / (2 * beta)), "beta is missing in the step: the pull of a pair is beta times sigmoid(-h)"),
         (after(weights + rate * beta / 2 * features[chosen]), "only the chosen answer's part is taken; the rejected one pulls too, the other way"),
         (features @ step / 2 - share @ features @ step / 2, "that is the change to first order; take the step and compute the log-probabilities anew"),

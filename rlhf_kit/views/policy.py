@@ -108,12 +108,12 @@ def draw_penalty_sweep(rows: Sequence[Mapping]) -> Figure:
 # ---------------------------------------------------------------- 07 DPO
 
 
-def draw_policies(names: Sequence[str], policies: Mapping[str, Sequence[float]], rewards: Sequence[float]) -> Figure:
+def draw_policies(names: Sequence[str], policies: Mapping[str, Sequence[float]], rewards: Sequence[float], title: str) -> Figure:
     """Probabilities of a handful of answers under several policies; the reward of each stands under its name."""
     fig, (ax,) = style.figure(width=8.6)
     palette = dict(zip(policies, (style.GREY, style.BLACK, style.BLUE, style.ORANGE), strict=False))
     style.grouped_bars(ax, [f"{n}\nr = {r:g}" for n, r in zip(names, rewards, strict=True)], policies, palette=palette)
-    style.label(ax, "A world with five answers", "answer, and its reward", "probability", legend=True)
+    style.label(ax, title, "answer, and its reward r", "probability", legend=True)
     return fig
 
 
@@ -124,40 +124,54 @@ def draw_beta(rows: Sequence[Mapping]) -> Figure:
     for row in rows:
         style.number(ax, f"{row['beta']:g}", (row["kl"], row["reward"]), (9, -14), ha="left")
     ax.margins(x=0.08, y=0.12)
-    style.label(ax, "The price of reward (each dot: one beta)", "KL(optimal policy || pi_0) in nats", "expected reward")
+    style.label(ax, "What reward costs: the optimal policy of each beta (the numbers)", "KL(optimal policy || pi_0), nats", "mean reward of the optimal policy")
     return fig
 
 
 def draw_dpo_training(histories: Mapping[str, Sequence[Mapping]], beta: float) -> Figure:
-    """Loss and log-ratios over the steps of DPO trainings. histories: name -> rows of history.json."""
-    fig, axes = style.figure(1, 1 + len(histories), width=4.4 + 3.6 * len(histories), height=3.7)
+    """Loss and log-ratios over the steps of DPO trainings. histories: name -> rows of history.json.
+
+    One batch is few pairs, so what each logged step says is drawn thin, and the centred mean over five of them thick.
+    """
+    fig, axes = style.figure(1, 1 + len(histories), width=4.2 + 3.6 * len(histories), height=4.2)
     palette = style.colors(list(histories))
+
+    def curve(ax, step, values, dash, color, text):
+        ax.plot(step, values, "-", color=color, linewidth=0.7, alpha=0.45)
+        ax.plot(step, style.smooth(values), dash, color=color, label=text)
+
     for k, (name, rows) in enumerate(histories.items()):
         rows = [row for row in rows if "rewards/chosen" in row and "loss" in row]
         step = [row["step"] for row in rows]
-        axes[0].plot(step, [row["loss"] for row in rows], ("-", "--")[k % 2], color=palette[name], label=name)
+        curve(axes[0], step, [row["loss"] for row in rows], ("-", "--")[k % 2], palette[name], name)
         ax = axes[1 + k]
-        for key, text, color, dash in (("chosen", "chosen", style.BLUE, "-"), ("rejected", "rejected", style.OTHER, "--")):
-            ax.plot(step, [row[f"rewards/{key}"] / beta for row in rows], dash, color=color, label=text)
+        if k:
+            ax.sharey(axes[1])
+        for key, color, dash in (("chosen", style.BLUE, "-"), ("rejected", style.OTHER, "--")):
+            curve(ax, step, [row[f"rewards/{key}"] / beta for row in rows], dash, color, f"{key} answers")
         ax.axhline(0, color="black", linewidth=1)
-        style.label(ax, f"Log-ratios: {name}", "optimizer step", "log(policy / reference), nats", legend=True)
-    style.ceiling(axes[0], float(np.log(2)), "ln 2: the start", style.CONTROL, ":")
-    style.label(axes[0], "DPO loss", "optimizer step", "loss (nats)", legend=True)
+        style.label(ax, f"Log-ratios: {name}", "optimizer step", "log(policy / reference), nats" if not k else None)
+        style.legend_below(ax)
+    style.ceiling(axes[0], float(np.log(2)), "ln 2: policy equals reference", style.CONTROL, ":")
+    style.label(axes[0], "DPO loss of the training batches", "optimizer step", "loss, nats a pair")
+    style.legend_below(axes[0], 1)
     return fig
 
 
 def draw_log_ratios(chosen: Sequence[float], rejected: Sequence[float]) -> Figure:
     """One dot a training pair: how the log-probabilities of its two answers changed."""
     chosen, rejected = np.asarray(chosen, dtype=float), np.asarray(rejected, dtype=float)
-    fig, (ax,) = style.figure(width=6.0, height=4.6)
+    fig, (ax,) = style.figure(width=7.0, height=4.9)
     fell = chosen < 0
     ax.plot(rejected[~fell], chosen[~fell], "o", color=style.BLUE, alpha=0.6, markersize=5, label="chosen became likelier")
     ax.plot(rejected[fell], chosen[fell], "x", color=style.OTHER, alpha=0.8, markersize=5, label="chosen became less likely")
     ends = [min(chosen.min(), rejected.min()), max(chosen.max(), rejected.max())]
-    ax.plot(ends, ends, "--", color=style.CEILING, linewidth=1.1, label="no change of the margin")
+    ax.plot(ends, ends, "--", color=style.CEILING, linewidth=1.1, label="both changed alike: gap 0")
     ax.axhline(0, color="#BBBBBB", linewidth=1)
     ax.axvline(0, color="#BBBBBB", linewidth=1)
-    style.label(ax, "What DPO did to each training pair", "change of log p(rejected), nats", "change of log p(chosen), nats", legend=True)
+    style.label(ax, "How DPO moved both answers of each training pair", "log(policy / reference) of the rejected answer, nats",
+                "log(policy / reference) of the chosen answer, nats")
+    style.legend_below(ax, 3)
     return fig
 
 
@@ -166,7 +180,7 @@ def draw_policy_dots(summary: Sequence[Mapping], measure: str, unit: str, names:
     """A measure of each policy at temperature 1 and greedy, with intervals where `summary` has them."""
     order = list(dict.fromkeys(row["policy"] for row in summary))
     fig, (ax,) = style.figure(width=7.4, height=1.5 + 0.5 * len(order))
-    for temperature, text, color, mark, shift in ((1.0, "temperature 1", style.BLUE, "o", -0.12), (0.0, "greedy", style.ORANGE, "s", 0.12)):
+    for temperature, text, color, mark, shift in ((1.0, "sampled, temperature 1", style.BLUE, "o", -0.12), (0.0, "greedy", style.ORANGE, "s", 0.12)):
         rows = {row["policy"]: row for row in summary if row["temperature"] == temperature}
         value = [rows[n][measure] for n in order]
         low, high = ([rows[n].get(f"{measure}_{end}") if rows[n].get(f"{measure}_{end}") is not None else rows[n][measure] for n in order]
@@ -174,7 +188,7 @@ def draw_policy_dots(summary: Sequence[Mapping], measure: str, unit: str, names:
         ax.errorbar(value, np.arange(len(order)) + shift, xerr=style.errors(value, low, high), fmt=mark, color=color, capsize=3, label=text)
     ax.set_yticks(range(len(order)), [(names or {}).get(n, n) for n in order])
     ax.set_ylim(len(order) - 0.4, -0.6)
-    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    style.legend_below(ax)
     style.label(ax, title, unit)
     return fig
 
@@ -190,79 +204,96 @@ def arm_rows(summary: Sequence[Mapping], arm: str, temperature: float) -> list[M
 
 
 def draw_iterations(summary: Sequence[Mapping], arms: Sequence[str], measure: str = "gold", unit: str = "gold utility (0 to 10)") -> Figure:
-    """A measure after each iteration, one line an arm: at temperature 1 and greedy, with 95 % intervals where known."""
-    fig, axes = style.figure(1, 2, width=10.2, height=3.8, sharey=True)
+    """A measure after each iteration, one line an arm: at temperature 1 and greedily, with 95 % intervals where known."""
+    fig, axes = style.figure(1, 2, width=10.2, height=4.1, sharey=True)
     palette, marks = style.colors(arms), style.markers(arms)
-    for ax, (temperature, text) in zip(axes, ((1.0, "temperature 1"), (0.0, "greedy")), strict=True):
+    for ax, (temperature, text) in zip(axes, ((1.0, "sampled at temperature 1"), (0.0, "greedy")), strict=True):
         for k, arm in enumerate(arms):
             rows = arm_rows(summary, arm, temperature)
             value = np.array([row[measure] for row in rows], dtype=float)
             ends = None
             if rows[0].get(f"{measure}_low") is not None:
                 ends = style.errors(value, *([row[f"{measure}_{end}"] for row in rows] for end in ("low", "high")))
-            ax.errorbar(np.arange(len(rows)) + 0.05 * k, value, yerr=ends, fmt=f"{marks[arm]}-", color=palette[arm], capsize=3, label=arm)
+            beside = 0.09 * (k - (len(arms) - 1) / 2)  # arms that agree would hide each other
+            ax.errorbar(np.arange(len(rows)) + beside, value, yerr=ends, fmt=f"{marks[arm]}-", color=palette[arm], capsize=3, markersize=5, label=arm)
         longest = max(len(arm_rows(summary, arm, temperature)) for arm in arms)
         ax.set_xticks(range(longest), ["SFT", *map(str, range(1, longest))])
-        style.label(ax, text, "iteration", unit if temperature == 1.0 else None, legend=True)
+        style.label(ax, f"{_short(unit)}, {text}", "iterations done", unit if temperature == 1.0 else None)
+        style.legend_below(ax, 3)
     return fig
 
 
+def _short(unit: str) -> str:
+    """A name for a title: what stands before the brackets of a unit, with a capital."""
+    name = unit.partition(" (")[0]
+    return name[:1].upper() + name[1:]
+
+
 def draw_against_kl(summary: Sequence[Mapping], arms: Sequence[str], sharpened: Sequence[Mapping] = (), measure: str = "gold",
-                    unit: str = "gold utility (0 to 10)", title: str = "What each nat of KL bought") -> Figure:
+                    unit: str = "gold utility (0 to 10)", title: str = "") -> Figure:
     """A measure against the KL to SFT, one dot an iteration; `sharpened`: rows of SFT at lower temperatures."""
-    fig, (ax,) = style.figure(width=7.4, height=4.2)
+    fig, (ax,) = style.figure(width=8.6, height=4.8)
     palette, marks = style.colors(arms), style.markers(arms)
-    for arm in arms:
+    shifts = ((7, -13), (-7, 7), (7, 2))  # a number of each arm on its own side of the mark
+    for k, arm in enumerate(arms):
         rows = arm_rows(summary, arm, 1.0)
         x, y = [row["kl"] for row in rows], [row[measure] for row in rows]
         ends = None
         if rows[0].get(f"{measure}_low") is not None:
             ends = style.errors(y, *([row[f"{measure}_{end}"] for row in rows] for end in ("low", "high")))
-        ax.errorbar(x, y, yerr=ends, fmt=f"{marks[arm]}-", color=palette[arm], capsize=3, label=arm)
+            ends[:, :1] *= not k  # all arms begin at SFT, whose interval is drawn once
+        ax.errorbar(x, y, yerr=ends, fmt=f"{marks[arm]}-", color=palette[arm], capsize=3, elinewidth=1, label=arm)
         for number, (a, b) in enumerate(zip(x, y, strict=True)):
             if number:
-                ax.annotate(str(number), (a, b), xytext=(5, 5), textcoords="offset points", fontsize=8.5)
+                style.number(ax, str(number), (a, b), shifts[k % len(shifts)], color=palette[arm], fontweight="bold")
     if sharpened:
         rows = sorted(sharpened, key=lambda row: row["kl"])
         ax.plot([row["kl"] for row in rows], [row[measure] for row in rows], "^:", color=style.BLACK, label="SFT, only sharpened")
         for row in rows:
-            ax.annotate(f"T={row['temperature']:g}", (row["kl"], row[measure]), xytext=(5, -12), textcoords="offset points", fontsize=8)
-    style.label(ax, title, "KL to the SFT policy at temperature 1 (nats per answer)", unit, legend=True)
+            style.number(ax, f"T={row['temperature']:g}", (row["kl"], row[measure]), (5, -15), ha="left", fontsize=8)
+    style.label(ax, title or f"{_short(unit)} for each nat of KL (numbers: iterations done)", "KL to the SFT policy at temperature 1 (nats per answer)", unit)
+    style.legend_below(ax, 4)
     return fig
 
 
 def draw_proxy_and_gold(summary: Sequence[Mapping], arms: Sequence[str]) -> Figure:
     """Reward and gold after each iteration, both as changes from SFT at temperature 1; gold is left out where unknown."""
-    fig, axes = style.figure(1, len(arms), width=5.1 * len(arms) if len(arms) > 1 else 6.4, height=3.7, sharey=True)
+    fig, axes = style.figure(1, len(arms), width=5.1 * len(arms) if len(arms) > 1 else 6.4, height=3.9, sharey=True)
     for ax, arm in zip(axes, arms, strict=True):
         rows = arm_rows(summary, arm, 1.0)
-        series = [("reward", "reward model", style.PROXY, "o-")]
-        series += [("gold", "gold utility", style.TRUTH, "s-")] if rows[0]["gold"] is not None else []
+        series = [("reward", "reward model (its own scale)", style.PROXY, "o-")]
+        series += [("gold", "gold utility (0 to 10)", style.TRUTH, "s-")] if rows[0]["gold"] is not None else []
         for key, text, color, mark in series:
             ax.plot(range(len(rows)), [row[key] - rows[0][key] for row in rows], mark, color=color, label=text)
         ax.axhline(0, color="black", linewidth=1)
         ax.set_xticks(range(len(rows)), ["SFT", *map(str, range(1, len(rows)))])
-        style.label(ax, arm, "iteration", "change since SFT (each in its own unit)" if ax is axes[0] else None, legend=True)
+        what = "reward and gold" if len(series) > 1 else "reward"
+        style.label(ax, f"{_short(arm)} arm: {what} since SFT", "iterations done")
+    style.label(axes[0], y="change since SFT, each in its own unit")
+    style.legend_below(axes[0])
     return fig
 
 
 def draw_loop_health(rows: Sequence[Mapping]) -> Figure:
-    """Vital signs of the loop by iteration. rows: {arm, iteration, and any of wrong, diversity, margin, length}."""
+    """Vital signs of the loop by iteration, each axis from zero. rows: {arm, iteration, and any of wrong, diversity, margin, length}."""
     panels = [(key, title, unit) for key, title, unit in (
-        ("wrong", "Wrong labels", "share of pairs"), ("diversity", "Diversity of the samples", "share of distinct answers"),
-        ("margin", "Reward margin of the pairs", "reward"), ("length", "Length of the samples", "characters"))
+        ("wrong", "Wrong labels", "share of pairs"), ("diversity", "Diversity of a prompt's samples", "share of distinct answers"),
+        ("margin", "Reward margin of the pairs", "mean margin (reward)"), ("length", "Length of the samples", "mean length (characters)"))
         if rows[0].get(key) is not None]
-    fig, axes = style.figure(1, len(panels), width=3.5 * len(panels), height=3.3)
+    fig, axes = style.figure((len(panels) + 1) // 2, 2, width=9.6, height=3.0 * ((len(panels) + 1) // 2))
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     palette, marks = style.colors(arms), style.markers(arms)
-    for ax, (key, title, unit) in zip(axes, panels, strict=True):
+    for ax, (key, title, unit) in zip(axes, panels, strict=False):
         for arm in arms:
             own = [row for row in rows if row["arm"] == arm]
             ax.plot([row["iteration"] for row in own], [row[key] for row in own], f"{marks[arm]}-", color=palette[arm], label=arm)
         ax.set_xticks(sorted({row["iteration"] for row in rows}))
+        # From zero: on the range of the values alone, a change of one per cent would look like an event.
+        highest = max(row[key] for row in rows)
+        ax.set_ylim(0, {"diversity": 1.03, "wrong": max(0.5, 1.1 * highest)}.get(key, 1.2 * highest))
         style.label(ax, title, "iteration", unit, legend=ax is axes[0])
-        if key in ("wrong", "diversity"):
-            ax.set_ylim(0, 1.03 if key == "diversity" else max(0.5, 1.1 * max(row[key] for row in rows)))
+    for ax in axes[len(panels):]:
+        ax.set_visible(False)
     return fig
 
 
@@ -279,8 +310,9 @@ def draw_seed_differences(differences: Sequence[float], effect: float, low: floa
         ax.errorbar([effect], [bottom], xerr=style.errors([effect], [low], [high]), fmt="D", color=style.BLACK, capsize=4, markersize=8)
     else:
         ax.plot([effect], [bottom], "D", color=style.BLACK, markersize=8)
-    ax.axvline(0, color=style.OTHER, linewidth=1.3, linestyle="--")
+    ax.axvline(0, color=style.OTHER, linewidth=1.3, linestyle="--", label="no difference")
     ax.set_yticks([*range(len(differences)), bottom], [f"seed {i}" for i in range(len(differences))] + ["mean"], fontsize=8.5)
     ax.set_ylim(bottom + 0.7, -0.7)
     style.label(ax, title, x)
+    style.legend_below(ax)
     return fig

@@ -5,12 +5,46 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from rlhf_kit.views import style
 
 GIB = 2**30
-# The parts of `planner.plan`'s memory in the order of the bars; anything else is drawn as "other".
-PARTS = ("weights", "adapter", "gradients", "optimizer", "reference", "activations", "head", "kv_cache")
+# The parts of `planner.plan`'s memory in the order of the bars, with their names; anything else is drawn as "other".
+PARTS = {
+    "weights": "weights", "adapter": "adapter", "gradients": "gradients", "optimizer": "optimizer states", "reference": "reference",
+    "activations": "activations", "head": "output layer and loss", "kv_cache": "cache of keys and values",
+}  # fmt: skip
+
+
+def _once(plan: Mapping) -> list[Mapping]:
+    """The steps of a plan; iterations are alike, so the first stands for all."""
+    return [step for step in plan["steps"] if not step["name"][-1:].isdigit() or step["name"].endswith("-1")]
+
+
+def plan_rows(plan: Mapping) -> list[list]:
+    """A row a step of `planner.plan`: step, model, parameters, those trained, rows, hours."""
+    return [[step["name"], step["models"][0], step.get("parameters"), step.get("trained"), step.get("rows"), _span(step.get("hours"))]
+            for step in _once(plan)]
+
+
+def plan_hours(plan: Mapping) -> list[tuple[str, float, float]]:
+    """(step, least, most) hours of the steps whose time the plan reckons."""
+    return [(step["name"], *step["hours"]) for step in _once(plan) if step.get("hours")]
+
+
+def _span(hours: Sequence[float] | None) -> str:
+    return f"{hours[0]:.2g} to {hours[1]:.2g}" if hours else "-"
+
+
+def disputed_rows(values: Sequence[Mapping]) -> list[list]:
+    """A row a setting on which sources differ: setting, value taken, where from, what else is said and where."""
+
+    def plain(value):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    return [[one["field"], plain(one["value"]), one["source"], "; ".join(f"{plain(said['value'])} ({said['where']})" for said in one["others"])]
+            for one in values if one["others"]]
 
 
 def draw_memory(bars: Mapping[str, Mapping[str, float]], cards: Mapping[str, float]) -> Figure:
@@ -27,7 +61,7 @@ def draw_memory(bars: Mapping[str, Mapping[str, float]], cards: Mapping[str, flo
         }
         if not any(values.values()):
             continue
-        ax.barh(range(len(names)), list(values.values()), left=[left[n] for n in names], height=0.6, label=part.replace("_", " "),
+        ax.barh(range(len(names)), list(values.values()), left=[left[n] for n in names], height=0.6, label=PARTS.get(part, "other (buffers, CUDA)"),
                 color="#CCCCCC" if part == "other" else palette[part], hatch=hatches[k], edgecolor="white", linewidth=0.4)  # fmt: skip
         left = {n: left[n] + values[n] for n in names}
     for place, name in enumerate(names):
@@ -39,7 +73,7 @@ def draw_memory(bars: Mapping[str, Mapping[str, float]], cards: Mapping[str, flo
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
     style.legend_outside(ax)
-    style.label(ax, "Expected memory on each GPU, by part", "GiB")
+    style.label(ax, "Expected memory on each GPU, by part (numbers: the sum)", "GiB")
     return fig
 
 
@@ -50,10 +84,12 @@ def draw_hours(rows: Sequence[tuple[str, float, float]], title: str) -> Figure:
         ax.plot([low, high], [place, place], color=style.MODEL, linewidth=7, solid_capstyle="butt")
         ax.annotate(f"{low:.2g} to {high:.2g}", (high, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8.5)
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlim(min(r[1] for r in rows) / 1.6, max(r[2] for r in rows) * 4)
     ax.set_yticks(range(len(rows)), [r[0] for r in rows])
     ax.set_ylim(len(rows) - 0.4, -0.6)
-    style.label(ax, title, "hours (an estimate, not a measurement)")
+    style.label(ax, title, "hours, each grid line ten times the one before (an estimate, not a measurement)")
     return fig
 
 
@@ -69,8 +105,8 @@ def draw_first_losses(rows: Sequence[tuple[str, float]], start: float) -> Figure
     gap = max([abs(loss - start) for _, loss in rows] + [0.005])
     ax.set_xlim(start - 1.6 * gap, start + 1.6 * gap)
     ax.locator_params(axis="x", nbins=4)
-    style.legend_outside(ax)
-    style.label(ax, "Loss before the first step tells which model is the reference", "DPO loss (nats a pair)")
+    style.legend_below(ax)
+    style.label(ax, "Loss before the first step: does it leave ln 2?", "DPO loss, nats a pair (a narrow window around ln 2)")
     return fig
 
 
@@ -83,5 +119,6 @@ def draw_same_curve(curves: Mapping[str, Sequence[tuple[int, float]]], y: str, t
             ax.plot(steps, losses, "-", color=style.MODEL, label=name)
         else:
             ax.plot(steps, losses, "o", color=style.OTHER, markerfacecolor="none", markersize=8, label=name)
+    ax.locator_params(axis="x", integer=True)
     style.label(ax, title, "optimizer step", y, legend=True)
     return fig
