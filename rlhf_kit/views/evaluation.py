@@ -1,10 +1,11 @@
-"""Figures and tables of lesson 09: win rates, parts of the utility, skills, and the course in one figure."""
+"""Figures of lesson 09 (those of judges are in `judged`): parts of the utility, skills, and the course in one figure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rlhf_kit.evaluation.benches import (
@@ -14,29 +15,7 @@ from rlhf_kit.views import style
 from rlhf_kit.views.policy import arm_rows
 
 
-def draw_win_rates(rows: Sequence[Mapping]) -> Figure:
-    """Win rates against a baseline with 95 % intervals. rows: {name, judge, win_rate, low, high}; one colour a judge."""
-    judges = list(dict.fromkeys(row["judge"] for row in rows))
-    known = {"gold": style.TRUTH, "reward model": style.PROXY, "pairwise model": style.PURPLE, "longer wins": style.GREY}
-    palette = {**style.colors(judges), **{j: known[j] for j in judges if j in known}}
-    marks = style.markers(judges)
-    fig, (ax,) = style.figure(width=8.2, height=1.4 + 0.34 * len(rows))
-    for place, row in enumerate(rows):
-        first = row["judge"] not in {r["judge"] for r in rows[:place]}
-        ax.errorbar([row["win_rate"]], [place], xerr=style.errors([row["win_rate"]], [row["low"]], [row["high"]]), capsize=3,
-                    fmt=marks[row["judge"]], color=palette[row["judge"]], label=row["judge"] if first else None)
-    ax.axvline(0.5, color=style.CONTROL, linestyle=":", label="no difference")
-    ax.set_yticks(range(len(rows)), [row["name"] for row in rows])
-    ax.set_ylim(len(rows) - 0.4, -0.7)
-    ax.set_xlim(0, 1)
-    ax.legend(title="judge", loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    style.label(ax, "Win rate against SFT", "share of prompts won (ties half)")
-    return fig
-
-
-def draw_changes(rows: Sequence[Mapping], title: str, x: str) -> Figure:
-    """Paired changes with 95 % intervals, one row a thing. rows: {name, difference, low, high}."""
-    fig, (ax,) = style.figure(width=7.6, height=1.4 + 0.36 * len(rows))
+def _changes(ax: Axes, rows: Sequence[Mapping], title: str, x: str) -> None:
     value, low, high = (np.array([row[key] for row in rows], dtype=float) for key in ("difference", "low", "high"))
     for place in range(len(rows)):
         color = style.GREEN if low[place] > 0 else style.OTHER if high[place] < 0 else style.GREY
@@ -46,36 +25,41 @@ def draw_changes(rows: Sequence[Mapping], title: str, x: str) -> Figure:
     ax.axvline(0, color="black", linewidth=1)
     ax.set_yticks(range(len(rows)), [row["name"] for row in rows])
     ax.set_ylim(len(rows) - 0.4, -0.7)
+    ax.locator_params(axis="x", nbins=6)
     style.label(ax, title, x)
+
+
+def draw_changes(rows: Sequence[Mapping], title: str, x: str) -> Figure:
+    """Paired changes with 95 % intervals, one row a thing. rows: {name, difference, low, high}."""
+    fig, (ax,) = style.figure(width=7.6, height=1.4 + 0.36 * len(rows))
+    _changes(ax, rows, title, x)
     return fig
 
 
-def draw_parts(parts: Sequence[str], sections: Sequence[str], grid: Sequence[Sequence[float]]) -> Figure:
-    """Mean change of every part of the gold utility in every section, as a coloured table; grid: (sections, parts)."""
-    grid = np.asarray(grid, dtype=float)
-    fig, (ax,) = style.figure(width=9.2, height=1.5 + 0.5 * len(sections))
-    bound = max(0.05, float(np.abs(grid).max()))
-    image = ax.imshow(grid, cmap="PuOr_r", vmin=-bound, vmax=bound, aspect="auto")
-    for i, j in np.ndindex(*grid.shape):
-        ax.text(j, i, f"{grid[i, j]:+.2f}", ha="center", va="center", fontsize=9, color="white" if abs(grid[i, j]) > 0.6 * bound else "black")
-    ax.set_xticks(range(len(parts)), parts, rotation=25, ha="right")
-    ax.set_yticks(range(len(sections)), sections)
+def draw_skills(panels: Mapping[str, tuple[Sequence[Mapping], str]]) -> Figure:
+    """Several kinds of paired changes side by side. panels: title -> (rows as in `draw_changes`, words of the x axis)."""
+    fig, axes = style.figure(1, len(panels), width=3.8 * len(panels), height=1.5 + 0.36 * max(len(rows) for rows, _ in panels.values()))
+    for ax, (title, (rows, x)) in zip(axes, panels.items(), strict=True):
+        _changes(ax, rows, title, x)
+    return fig
+
+
+def draw_parts(grid: Mapping[str, Sequence[float]], changes: Sequence[Mapping]) -> Figure:
+    """Which part of the gold utility moved: by section as a coloured table, over all prompts with 95 % intervals.
+
+    grid: section -> mean change of every part. changes: {name, difference, low, high}, the parts in the same order.
+    """
+    values = np.array(list(grid.values()), dtype=float).T
+    fig, (ax, whole) = style.figure(1, 2, width=11.0, height=1.5 + 0.36 * len(changes), sharey=True)
+    bound = max(0.05, float(np.abs(values).max()))
+    ax.imshow(values, cmap="PuOr_r", vmin=-bound, vmax=bound, aspect="auto")
+    for i, j in np.ndindex(*values.shape):
+        ax.text(j, i, f"{values[i, j]:+.2f}", ha="center", va="center", fontsize=9, color="white" if abs(values[i, j]) > 0.6 * bound else "black")
+    ax.set_xticks(range(len(grid)), list(grid))
     ax.grid(False)
-    fig.colorbar(image, ax=ax, label="change of the part")
-    style.label(ax, "Which part of the utility moved, and where")
-    return fig
-
-
-def draw_lengths(lengths: Mapping[str, Sequence[float]]) -> Figure:
-    """Distribution of answer lengths (characters), one outline a policy, with the mean marked."""
-    fig, (ax,) = style.figure(width=7.4)
-    palette, high = style.colors(list(lengths)), max(max(values) for values in lengths.values())
-    for k, (name, values) in enumerate(lengths.items()):
-        dash = ("-", "--", ":", "-.")[k % 4]
-        ax.hist(values, bins=np.linspace(0, high + 1, 25), histtype="step", linewidth=1.8, linestyle=dash, color=palette[name],
-                label=f"{name}, mean {np.mean(values):.0f}")
-        ax.axvline(float(np.mean(values)), color=palette[name], linestyle=dash, linewidth=1.1)
-    style.label(ax, "Length of the answers at temperature 1", "characters", "answers", legend=True)
+    style.label(ax, "Which part moved, and where?", "mean change (parts lie in 0 to 1)")
+    _changes(whole, changes, "Over all prompts: more than luck?", "change, 95 % interval")
+    whole.set_ylim(len(changes) - 0.5, -0.5)
     return fig
 
 
