@@ -42,6 +42,8 @@ def test_win_rates_stand_judge_by_judge_and_have_sections_where_there_are_some()
     marks = [[len(bars.lines[0].get_xdata()) for bars in ax.containers] for ax in fig.axes]
     assert marks == [[4, 2], [2, 2]]
     assert len(judged.draw_win_rates([row for row in rows if row["category"] == "all"], "online-2").axes) == 1
+    said = judged.say_win_rate({**rows[0], "ties": 0.25, "lost": 3})
+    assert said.startswith("online-2, temperature 1, judge: gold: 0.60") and "ties 25%" in said and "3 pairs too long" in said
 
 
 def test_faults_of_a_judge_without_order_are_said_to_have_none():
@@ -53,11 +55,11 @@ def test_faults_of_a_judge_without_order_are_said_to_have_none():
 
 
 def test_flattery_draws_and_says_what_is_missing():
-    row = {"name": "x, online", "judge": "x", "difference": 0.1, "low": 0.02, "high": 0.2, "tied": None, "tied_low": None, "tied_high": None,
-           "n_tied": 0, "accuracy": 0.8, "accuracy_low": 0.7, "accuracy_high": 0.9, "flips": None}
-    strict = {**row, "judge": "y", "difference": -0.1, "low": -0.2, "high": -0.05, "tied": 0.6, "tied_low": 0.5, "tied_high": 0.7, "n_tied": 9, "flips": 0.25}
+    surplus, right = {"difference": 0.1, "low": 0.02, "high": 0.2, "p": 0.01}, {"accuracy": 0.8, "low": 0.7, "high": 0.9, "n": 5}
+    row = judged.flattery_row("x", "online-2", surplus, right, None, 0, None)
+    strict = judged.flattery_row("y", "online-2", {"difference": -0.1, "low": -0.2, "high": -0.05}, right, (0.6, 0.5, 0.7), 9, 0.25)
     fig = judged.draw_flattery([row, strict])
-    assert "Whom it favours where gold ties" in texts(fig)
+    assert "Whom it favours where gold ties" in texts(fig) and "x, online-2" in texts(fig)
     assert [len(ax.containers) for ax in fig.axes] == [2, 1, 2]
     assert judged.say_flattery(row) == "x flatters: +0.100 [+0.020, +0.200]; gold ties 0 battles"
     said = judged.say_flattery(strict)
@@ -66,8 +68,8 @@ def test_flattery_draws_and_says_what_is_missing():
 
 
 def test_length_control_names_what_length_decides_and_keeps_its_note_off_the_names():
-    one = {"name": "a", "win_rate": 60.0, "win_rate_se": 2.0, "lc_win_rate": 55.0, "lc_win_rate_se": 2.0, "hard_win_rate": None, "hard_win_rate_se": None}
-    fig = judged.draw_length_control({"sft": [10, 20], "online": [30, 30]}, [one, {**one, "name": "b", "win_rate": 52.0, "lc_win_rate": None}])
+    one = {"judge": "gold", "policy": "a", "win_rate": 60.0, "win_rate_se": 2.0, "lc_win_rate": 55.0, "lc_win_rate_se": 2.0, "hard_win_rate": None, "hard_win_rate_se": None}
+    fig = judged.draw_length_control({"sft": [10, 20], "online": [30, 30]}, [one, {**one, "policy": "b", "win_rate": 52.0, "lc_win_rate": None}])
     said = texts(fig)
     assert "mean 15" in said and "length decides alone" in said and "at equal length" in said and "difficulty" not in said
     axes, pen = fig.axes[1], fig.canvas.get_renderer()

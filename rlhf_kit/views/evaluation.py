@@ -36,30 +36,40 @@ def draw_changes(rows: Sequence[Mapping], title: str, x: str) -> Figure:
     return fig
 
 
-def draw_skills(panels: Mapping[str, tuple[Sequence[Mapping], str]]) -> Figure:
-    """Several kinds of paired changes side by side. panels: title -> (rows as in `draw_changes`, words of the x axis)."""
-    fig, axes = style.figure(1, len(panels), width=3.8 * len(panels), height=1.5 + 0.36 * max(len(rows) for rows, _ in panels.values()))
-    for ax, (title, (rows, x)) in zip(axes, panels.items(), strict=True):
+def draw_skills(gold: Sequence[Mapping], solved: Sequence[Mapping], tests: Sequence[Mapping]) -> Figure:
+    """Were skills lost? Gold by section, tasks solved and skill tests, after minus before, 95 % intervals.
+
+    gold: {name, difference, low, high}. solved: of `stages.skills`. tests: of `evaluation.skills.compare_skills`.
+    """
+    panels = (("Did gold fall in a section?", gold, "change of gold (points), temperature 1"),
+              ("Are fewer tasks solved?", [{**row, "name": row["category"]} for row in solved], "change of the share, greedy"),
+              ("Are tests answered worse?", [{**row, "name": row["task"].removeprefix("pocket_")} for row in tests], "change of the share, greedy"))
+    fig, axes = style.figure(1, 3, width=11.2, height=1.5 + 0.36 * max(len(rows) for _, rows, _ in panels))
+    for ax, (title, rows, x) in zip(axes, panels, strict=True):
         _changes(ax, rows, title, x)
     return fig
 
 
-def draw_parts(grid: Mapping[str, Sequence[float]], changes: Sequence[Mapping]) -> Figure:
+def draw_parts(before: Sequence[Mapping], after: Sequence[Mapping], report: Sequence[Mapping]) -> Figure:
     """Which part of the gold utility moved: by section as a coloured table, over all prompts with 95 % intervals.
 
-    grid: section -> mean change of every part. changes: {name, difference, low, high}, the parts in the same order.
+    before, after: two policies' answers to the same prompts, row by row. report: `evaluation.hacking_report` of them.
     """
-    values = np.array(list(grid.values()), dtype=float).T
-    fig, (ax, whole) = style.figure(1, 2, width=11.0, height=1.5 + 0.36 * len(changes), sharey=True)
+    parts = [{**line, "name": line["part"]} for line in report if line["part"] in before[0]["parts"]]
+    sections = list(dict.fromkeys(row["category"] for row in before))
+    moved = np.array([[b["parts"][one["part"]] - a["parts"][one["part"]] for a, b in zip(before, after, strict=True)] for one in parts])
+    at = np.array([row["category"] for row in before])
+    values = np.stack([moved[:, at == name].mean(axis=1) for name in sections], axis=1)
+    fig, (ax, whole) = style.figure(1, 2, width=11.0, height=1.5 + 0.36 * len(parts), sharey=True)
     bound = max(0.05, float(np.abs(values).max()))
     ax.imshow(values, cmap="PuOr_r", vmin=-bound, vmax=bound, aspect="auto")
     for i, j in np.ndindex(*values.shape):
         ax.text(j, i, f"{values[i, j]:+.2f}", ha="center", va="center", fontsize=9, color="white" if abs(values[i, j]) > 0.6 * bound else "black")
-    ax.set_xticks(range(len(grid)), list(grid))
+    ax.set_xticks(range(len(sections)), sections)
     ax.grid(False)
     style.label(ax, "Which part moved, and where?", "mean change (parts lie in 0 to 1)")
-    _changes(whole, changes, "Over all prompts: more than luck?", "change, 95 % interval")
-    whole.set_ylim(len(changes) - 0.5, -0.5)
+    _changes(whole, parts, "Over all prompts: more than luck?", "change, 95 % interval")
+    whole.set_ylim(len(parts) - 0.5, -0.5)
     return fig
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rlhf_kit.evaluation.benches import beside_paper, paper_table
-from rlhf_kit.views import style
+from rlhf_kit.views import style, words
 
 # A judge keeps its colour in every figure.
 _JUDGES = {"gold": style.TRUTH, "reward model": style.PROXY, "pairwise model": style.PURPLE, "longer wins": style.GREY}
@@ -128,11 +128,28 @@ def _heat(temperature: float) -> str:
     return "greedy" if temperature == 0 else f"temperature {temperature:g}"
 
 
+def say_win_rate(row: Mapping) -> str:
+    """One sentence on a row of `draw_win_rates` with ties (share) and lost (pairs that the judge could not read)."""
+    what = f"{row['policy']}, {_heat(row['temperature'])}, judge: {row['judge']}"
+    lost = f"; {row['lost']} pairs too long for the judge, left out" if row["lost"] else ""
+    return f"{words.against_half(what, row['win_rate'], row['low'], row['high'])}; ties {row['ties']:.0%}{lost}"
+
+
+def flattery_row(judge: str, policy: str, surplus: Mapping, right: Mapping, tied: Sequence | None, n_tied: int, flips: float | None) -> dict:
+    """What `draw_flattery` and `say_flattery` show of one judge on one policy.
+
+    surplus: `evaluation.compare_policies` of the judge's verdicts and gold's. right: `evaluation.agreement`. tied: (mean, low,
+    high) of the verdicts where gold ties, n_tied of them, or None. flips: how often the winner changes with the order.
+    """
+    row = {"judge": judge, "policy": policy, **{key: surplus[key] for key in ("difference", "low", "high")}, "n_tied": int(n_tied), "flips": flips}
+    row |= dict(zip(("tied", "tied_low", "tied_high"), tied or (None, None, None), strict=True))
+    return row | {"accuracy": right["accuracy"], "accuracy_low": right["low"], "accuracy_high": right["high"]}
+
+
 def draw_flattery(rows: Sequence[Mapping]) -> Figure:
     """What is wrong with each judge, with 95 % intervals: its surplus of wins, its verdicts where gold ties, its agreement.
 
-    rows: {name, judge, difference, low, high}, {tied, tied_low, tied_high}: the policy's share of the battles that gold calls a
-    tie (None where there are too few), and {accuracy, accuracy_low, accuracy_high}: agreement on the others.
+    rows: of `flattery_row`; tied is None where gold ties too few.
     """
     fig, axes = style.figure(1, 3, width=11.0, height=1.6 + 0.34 * len(rows), sharey=True)
     judges = list(dict.fromkeys(row["judge"] for row in rows))
@@ -148,14 +165,14 @@ def draw_flattery(rows: Sequence[Mapping]) -> Figure:
                             color=palette[row["judge"]])
         ax.axvline(zero, color=style.CONTROL, linestyle=":")
         style.label(ax, title, x)
-    _rows_down(axes[0], [row["name"] for row in rows])
+    _rows_down(axes[0], [f"{row['judge']}, {row['policy']}" for row in rows])
     for ax in axes[1:]:
         ax.set_xlim(-0.02, 1.02)
     return fig
 
 
 def say_flattery(row: Mapping) -> str:
-    """One sentence on a row of `draw_flattery` with n_tied and flips (share of battles, None for judges that see no order)."""
+    """One sentence on a row of `flattery_row`."""
     verdict = "flatters" if row["low"] > 0 else "is stricter than gold" if row["high"] < 0 else "is not told apart from gold"
     text = f"{row['judge']} {verdict}: {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]; gold ties {row['n_tied']} battles"
     if row["tied"] is not None:
@@ -166,7 +183,7 @@ def say_flattery(row: Mapping) -> str:
 def draw_length_control(lengths: Mapping[str, Sequence[float]], rows: Sequence[Mapping]) -> Figure:
     """How long the policies write, and what is left of their win rates at equal length (percent, 95 % intervals).
 
-    lengths: policy -> characters. rows: {name, win_rate, win_rate_se, lc_win_rate, lc_win_rate_se} and hard_win_rate, hard_win_rate_se
+    lengths: policy -> characters. rows: {judge, policy, win_rate, win_rate_se, lc_win_rate, lc_win_rate_se} and hard_win_rate, hard_win_rate_se
     with the prompts' difficulty; the last four None where they are not defined.
     """
     fig, (left, ax) = style.figure(1, 2, width=11.0, height=1.6 + 0.42 * max(6, len(rows)), width_ratios=[1, 1.25])
@@ -189,7 +206,7 @@ def draw_length_control(lengths: Mapping[str, Sequence[float]], rows: Sequence[M
         if row["lc_win_rate"] is None:
             ax.text(row["win_rate"] + 1.96 * row["win_rate_se"] + 1, y - 0.22, "length decides alone", fontsize=8.5, color="#555555", va="center")
     ax.axvline(50, color=style.CONTROL, linestyle=":", label="no difference")
-    _rows_down(ax, [row["name"] for row in rows])
+    _rows_down(ax, [f"{row['judge']}, {row['policy']}" for row in rows])
     ax.margins(x=0.08)
     fig.legend(*ax.get_legend_handles_labels(), loc="outside lower right", ncols=4, frameon=False, fontsize=9)
     style.label(ax, "What is left of the win rate at equal length?", "win rate against SFT (%)")
