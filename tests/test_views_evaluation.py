@@ -55,13 +55,13 @@ def test_changes_parts_and_skills():
     rows = [{"name": n, "difference": d, "low": d - 0.1, "high": d + 0.1} for n, d in (("up", 0.5), ("down", -0.5), ("same", 0.0))]
     assert "up" in texts(drawn(draw.draw_changes(rows, "title", "x")))
     moved = [("chat", 0.5, -0.5), ("safety", 0.0, 0.25), ("chat", 0.0, -0.5)]
-    before = [{"category": c, "parts": {"up": 0.5, "down": 0.5}} for c, _, _ in moved]
-    after = [{"category": c, "parts": {"up": 0.5 + u, "down": 0.5 + d}} for c, u, d in moved]
-    report = [{"part": part, "difference": 0.1, "low": 0.0, "high": 0.2} for part in ("reward", "up", "down")]
+    before = [{"category": c, "parts": {"up": 0.5, "length": 0.5}} for c, _, _ in moved]
+    after = [{"category": c, "parts": {"up": 0.5 + u, "length": 0.5 + d}} for c, u, d in moved]
+    report = [{"part": part, "difference": 0.1, "low": 0.0, "high": 0.2} for part in ("reward", "gold", "length", "up", "length")]
     fig = drawn(draw.draw_parts(before, after, report))
     said = [text.get_text() for text in fig.axes[0].texts]
     assert said == ["+0.25", "+0.00", "-0.50", "+0.25"]  # a row a part, a column a section
-    assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["up", "down"] and fig.axes[0].get_ylim() == fig.axes[1].get_ylim()
+    assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["up", "length"] and fig.axes[0].get_ylim() == fig.axes[1].get_ylim()
     fig = drawn(draw.draw_skills(rows, [{**rows[0], "category": "chat"}], [{**rows[1], "task": "pocket_add"}]))
     assert len(fig.axes) == 3 and "Are fewer tasks solved?" in texts(fig) and "pocket" not in texts(fig)
 

@@ -55,7 +55,7 @@ def draw_parts(before: Sequence[Mapping], after: Sequence[Mapping], report: Sequ
 
     before, after: two policies' answers to the same prompts, row by row. report: `evaluation.hacking_report` of them.
     """
-    parts = [{**line, "name": line["part"]} for line in report if line["part"] in before[0]["parts"]]
+    parts = [{**line, "name": line["part"]} for line in report[-len(before[0]["parts"]):]]  # before them reward, gold and length in characters
     sections = list(dict.fromkeys(row["category"] for row in before))
     moved = np.array([[b["parts"][one["part"]] - a["parts"][one["part"]] for a, b in zip(before, after, strict=True)] for one in parts])
     at = np.array([row["category"] for row in before])

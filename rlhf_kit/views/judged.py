@@ -118,7 +118,7 @@ def draw_win_rates(rows: Sequence[Mapping], final: str) -> Figure:
         _draw_judges(ax, {judge: {place(row): row for row in mine if row["judge"] == judge} for judge in judges}, "win_rate", 0.17, flat=True)
         ax.axvline(0.5, color=style.CONTROL, linestyle=":", label="no difference")
         _rows_down(ax, names)
-        ax.set_xlim(min(0.35, *(row["low"] for row in rows)) - 0.02, 1.02)
+        ax.set_xlim(float(np.nanmin([0.35, *(row["low"] for row in rows)])) - 0.02, 1.02)  # one prompt alone has no interval
         style.label(ax, title, "share of battles won (ties half)")
     fig.legend(*axes[0].get_legend_handles_labels(), title="judge", loc="outside right upper", frameon=False)
     return fig
