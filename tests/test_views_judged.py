@@ -68,7 +68,7 @@ def test_flattery_draws_and_says_what_is_missing():
 
 
 def test_length_control_names_what_length_decides_and_keeps_its_note_off_the_names():
-    one = {"judge": "gold", "policy": "a", "win_rate": 60.0, "win_rate_se": 2.0, "lc_win_rate": 55.0, "lc_win_rate_se": 2.0, "hard_win_rate": None, "hard_win_rate_se": None}
+    one = {"judge": "gold", "policy": "a", "win_rate": 60.0, "win_rate_se": 2.0, "lc_win_rate": 55.0, "lc_win_rate_se": 2.0}
     fig = judged.draw_length_control({"sft": [10, 20], "online": [30, 30]}, [one, {**one, "policy": "b", "win_rate": 52.0, "lc_win_rate": None}])
     said = texts(fig)
     assert "mean 15" in said and "length decides alone" in said and "at equal length" in said and "difficulty" not in said
