@@ -348,6 +348,12 @@ def tail(k, n):
     return sum(math.comb(n, i) for i in range(k + 1)) / 2**n
 
 
+def binomial(gained, lost):
+    from scipy.stats import binomtest
+
+    return binomtest(gained, gained + lost).pvalue
+
+
 def unpaired(b, a):
     from scipy import stats
 
@@ -380,6 +386,9 @@ def controlled(p, ours, theirs, shape=np.tanh, scale=True, centre=False, at_zero
     ("09-1", lambda b, a: mcnemar(b, a, lambda g, k: min(1.0, 2 * tail(g, 100))), "did not change sides"),
     ("09-1", lambda b, a: mcnemar(b, a, lambda g, k: 2 * tail(min(g, k), g + k)), "a probability is at most 1"),
     ("09-1", lambda b, a: (int(a.sum()), int(b.sum()), 0.5), "count the ones that changed sides"),
+    ("09-1", lambda b, a: mcnemar(b, a, binomial), "no coin to toss"),
+    ("09-1", lambda b, a: mcnemar(b, a, lambda g, k: min(1.0, 2 * tail(min(g, k), g + k)) if g + k else math.nan), "p is nan"),
+    ("09-1", lambda b, a: mcnemar(b, a, lambda g, k: min(1.0, 2 * tail(min(g, k), g + k)) if g + k else 0.0), "when nothing changed"),
     ("09-2", lambda *a: wins(*a, tie=0.0), "ties count as losses"),
     ("09-2", lambda *a: wins(*a, tie=1.0), "ties count as wins"),
     ("09-2", lambda *a: wins(*a, rows=True), "resample whole prompts"),

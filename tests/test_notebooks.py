@@ -78,14 +78,14 @@ def _made(stage):
 
 def test_the_cell_of_table_4_can_be_run_again():
     book = nbformat.read(notebooks.FOLDER / "09_evaluation.ipynb", 4)
-    (source,) = [c.source for c in book.cells if c.cell_type == "code" and "first_rows =" in c.source]
-    rows = [{"judge": "gold", "policy": name, "temperature": 1.0} for name in ("one", "concise")]
+    (source,) = [c.source for c in book.cells if c.cell_type == "code" and "table4_ablation" in c.source]
+    rows = [{"judge": "gold", "policy": "concise", "temperature": 1.0}]
     made = SimpleNamespace(rows=lambda: SimpleNamespace(to_list=lambda: list(rows)))
-    summary = [{"policy": row["policy"], "temperature": 1.0, "length": 9.0} for row in rows]
+    summary = [{"policy": name, "temperature": 1.0, "length": 9.0} for name in ("one", "concise")]
     names = {
         "stages": SimpleNamespace(verdicts=lambda *a: made, summarise=lambda both: summary), "course": SimpleNamespace(metric=lambda *a: None),
         "both": None, "first": SimpleNamespace(name="one"), "judge": "gold", "judges": {"gold": "gold"}, "PENALTY": 0.02,
-        "arena": lambda judge, style: [{"model": row["policy"], "score": 50.0} for row in rows], "show": lambda *a, **k: None,
+        "arena": lambda judge, style: [{"model": row["policy"], "score": 50.0} for row in summary], "show": lambda *a, **k: None,
         "controlled": lambda judge, key: {"lc_win_rate": 50.0}, "judged": SimpleNamespace(beside=lambda *a: ((), ())),
         "told": [{"judge": "gold", "policy": "one", "temperature": 0.0}, {"judge": "bt", "policy": "one", "temperature": 1.0}], "players": ["sft", "one"],
     }  # fmt: skip

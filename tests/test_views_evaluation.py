@@ -51,18 +51,19 @@ def test_summary_has_a_panel_for_what_is_known(gold, panels):
     assert ("gold" in texts(fig)) == gold
 
 
-def test_win_rates_name_judges_and_no_difference():
-    rows = [{"judge": j, "name": f"online, {j}", "win_rate": 0.6, "low": 0.5, "high": 0.7} for j in ("gold", "reward model", "mine")]
-    fig = drawn(draw.draw_win_rates(rows))
-    assert all(name in texts(fig) for name in ("gold", "reward model", "mine", "no difference"))
-
-
-def test_changes_parts_and_lengths():
+def test_changes_parts_and_skills():
     rows = [{"name": n, "difference": d, "low": d - 0.1, "high": d + 0.1} for n, d in (("up", 0.5), ("down", -0.5), ("same", 0.0))]
-    assert "up" in texts(drawn(draw.draw_changes(rows, "title", "x")))
-    fig = drawn(draw.draw_parts(["a", "b"], ["chat"], [[0.0, 0.0]]))
-    assert "+0.00" in texts(fig)
-    assert "mean 15" in texts(drawn(draw.draw_lengths({"sft": [10, 20], "online": [30, 30]})))
+    moved = [("chat", 0.5, -0.5), ("safety", 0.0, 0.25), ("chat", 0.0, -0.5)]
+    before = [{"category": c, "parts": {"up": 0.5, "length": 0.5}} for c, _, _ in moved]
+    after = [{"category": c, "parts": {"up": 0.5 + u, "length": 0.5 + d}} for c, u, d in moved]
+    report = [{"part": part, "difference": 0.1, "low": 0.0, "high": 0.2} for part in ("reward", "gold", "length", "up", "length")]
+    fig = drawn(draw.draw_parts(before, after, report))
+    said = [text.get_text() for text in fig.axes[0].texts]
+    assert said == ["+0.25", "+0.00", "-0.50", "+0.25"]  # a row a part, a column a section
+    assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["up", "length"] and fig.axes[0].get_ylim() == fig.axes[1].get_ylim()
+    fig = drawn(draw.draw_skills(rows, [{**rows[0], "category": "chat"}], [{**rows[1], "task": "pocket_add"}]))
+    assert [line.get_text() for line in fig.axes[0].get_yticklabels()] == ["up", "down", "same"]
+    assert len(fig.axes) == 3 and "Are fewer tasks solved?" in texts(fig) and "pocket" not in texts(fig)
 
 
 @pytest.mark.parametrize(("name", "rows", "columns"), [
@@ -81,8 +82,8 @@ def test_unknown_paper_table_names_the_known_ones():
 def test_a_saved_figure_replaces_the_old_one(tmp_path):
     run = open_run("figures", root=tmp_path)
     for _ in range(2):
-        path = save_figure(draw.draw_lengths({"sft": [1, 2]}), run, "lengths")
-    assert path.read_bytes().startswith(b"\x89PNG") and [p.name for p in path.parent.iterdir()] == ["lengths.png"]
+        path = save_figure(draw.draw_summary(summary(False), ["online", "offline"]), run, "changes")
+    assert path.read_bytes().startswith(b"\x89PNG") and [p.name for p in path.parent.iterdir()] == ["changes.png"]
 
 
 def test_pairs_of_one_prompt_count_as_one_witness():

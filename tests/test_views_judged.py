@@ -27,12 +27,23 @@ def texts(fig) -> str:
     return " ".join(t.get_text() for t in fig.findobj(plt.Text))
 
 
-def test_benches_and_categories_name_judges_and_chance():
+def test_benches_name_judges_and_chance():
     rows = [{"section": s, "score": 80.0, "low": 70.0, "high": 90.0, "n": 12} for s in ("Chat", "Safety")]
     said = texts(judged.draw_bench({"gold": rows, "reward model": rows}))
     assert all(word in said for word in ("gold", "reward model", "chance", "12 pairs"))
-    lines = [{"category": c, "win_rate": 0.6, "low": 0.5, "high": 0.7} for c in ("chat", "all")]
-    assert "longer wins" in texts(judged.draw_categories({"gold": lines, "longer wins": lines}, "title"))
+
+
+def test_win_rates_stand_judge_by_judge_and_have_sections_where_there_are_some():
+    rows = [{"judge": j, "policy": p, "temperature": t, "category": c, "win_rate": 0.6, "low": 0.5, "high": 0.7}
+            for j in ("gold", "mine") for p in ("online-2", "offline-2") for t in (1.0, 0.0) for c in ("chat", "safety", "all")]
+    fig = judged.draw_win_rates([row for row in rows if (row["judge"], row["policy"]) != ("mine", "offline-2")], "online-2")  # one was not read
+    said = texts(fig)
+    assert all(word in said for word in ("gold", "mine", "no difference", "offline-2\ngreedy", "safety", "online-2, temperature 1"))
+    marks = [[len(bars.lines[0].get_xdata()) for bars in ax.containers] for ax in fig.axes]
+    assert marks == [[4, 2], [2, 2]]
+    assert len(judged.draw_win_rates([row for row in rows if row["category"] == "all"], "online-2").axes) == 1
+    said = judged.say_win_rate({**rows[0], "ties": 0.25, "lost": 3})
+    assert said.startswith("online-2, temperature 1, judge: gold: 0.60") and "ties 25%" in said and "3 pairs too long" in said
 
 
 def test_faults_of_a_judge_without_order_are_said_to_have_none():
@@ -43,13 +54,28 @@ def test_faults_of_a_judge_without_order_are_said_to_have_none():
     assert "sees no order" in texts(fig) and "bias found" in texts(fig)
 
 
-def test_flattery_and_length_control_draw_what_is_missing():
-    row = {"name": "online, by x", "judge": "x", "difference": 0.1, "low": 0.0, "high": 0.2, "tied": None, "tied_low": None, "tied_high": None}
-    fig = judged.draw_flattery([row, {**row, "judge": "y", "tied": 0.6, "tied_low": 0.5, "tied_high": 0.7}])
-    assert "Battles that gold calls a tie" in texts(fig)
-    fig = judged.draw_controlled([{"name": "a", "win_rate": 60.0, "win_rate_se": 2.0, "lc_win_rate": 55.0, "lc_win_rate_se": 2.0},
-                                  {"name": "b", "win_rate": 60.0, "win_rate_se": 2.0, "lc_win_rate": None, "lc_win_rate_se": None}])
-    assert "not defined" in texts(fig)
+def test_flattery_draws_and_says_what_is_missing():
+    surplus, right = {"difference": 0.1, "low": 0.02, "high": 0.2, "p": 0.01}, {"accuracy": 0.8, "low": 0.7, "high": 0.9, "n": 5}
+    row = judged.flattery_row("x", "online-2", surplus, right, None, 0, None)
+    strict = judged.flattery_row("y", "online-2", {"difference": -0.1, "low": -0.2, "high": -0.05}, right, (0.6, 0.5, 0.7), 9, 0.25)
+    fig = judged.draw_flattery([row, strict])
+    assert "Whom it favours where gold ties" in texts(fig) and "x, online-2" in texts(fig)
+    assert [len(ax.containers) for ax in fig.axes] == [2, 1, 2]
+    assert judged.say_flattery(row) == "x flatters: +0.100 [+0.020, +0.200]; gold ties 0 battles"
+    said = judged.say_flattery(strict)
+    assert "y is stricter than gold" in said and "0.60 [0.50, 0.70]" in said and "order in 25%" in said
+    assert "not told apart" in judged.say_flattery({**row, "low": -0.01})
+
+
+def test_length_control_names_what_length_decides_and_keeps_its_note_off_the_names():
+    one = {"judge": "gold", "policy": "a", "win_rate": 60.0, "win_rate_se": 2.0, "lc_win_rate": 55.0, "lc_win_rate_se": 2.0}
+    fig = judged.draw_length_control({"sft": [10, 20], "online": [30, 30]}, [one, {**one, "policy": "b", "win_rate": 52.0, "lc_win_rate": None}])
+    said = texts(fig)
+    assert "mean 15" in said and "length decides alone" in said and "at equal length" in said and "difficulty" not in said
+    axes, pen = fig.axes[1], fig.canvas.get_renderer()
+    (note,) = [text for text in axes.texts if "length decides" in text.get_text()]
+    assert note.get_window_extent(pen).x0 > axes.get_window_extent(pen).x0
+    assert "difficulty" in texts(judged.draw_length_control({"sft": [10, 20]}, [{**one, "hard_win_rate": 57.0, "hard_win_rate_se": 2.0}]))
 
 
 def test_ratings_and_goodhart():

@@ -51,7 +51,13 @@ def exercise_1(skills_test) -> str:
     if numbers(third[2], "the p value") > 1 + 1e-9:
         raise Mistake(f"with two gained and two lost the p value is {float(third[2]):.3f}; both tails overlap there, and a probability is at most 1")
     compare(third, _as_the_kit_does(even, ~even | np.array([False] * 4 + [True])), what="with two gained and two lost the answer")
-    compare(skills_test(even, even.copy()), [0, 0, 1.0], what="when nothing changed, the answer")
+    try:
+        unchanged = skills_test(even, even.copy())
+    except Mistake:  # binomtest and every division refuse zero changes, each in words of its own
+        raise Mistake("where no task changed sides there is no coin to toss (gained + lost is 0): return 0, 0 and p = 1.0 before the test is asked") from None
+    if np.isnan(numbers(parts(unchanged, 3, three)[2], "the p value")).any():
+        raise Mistake("where no task changed sides p is nan (not a number): nothing speaks against the coin, so p is 1.0")
+    compare(unchanged, [0, 0, 1.0], what="when nothing changed, the answer")
     return f"{gained} gained, {lost} lost: p = {p:.4f}, as skills.compare_skills; as if the tasks were not the same it would have been {two:.2f}"
 
 

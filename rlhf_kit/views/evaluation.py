@@ -1,4 +1,4 @@
-"""Figures and tables of lesson 09: win rates, parts of the utility, skills, and the course in one figure."""
+"""Figures of lesson 09 (those of judges are in `judged`): parts of the utility, skills, and the course in one figure."""
 
 from __future__ import annotations
 
@@ -15,36 +15,11 @@ from rlhf_kit.views import style
 from rlhf_kit.views.policy import arm_rows
 
 
-def draw_win_rates(rows: Sequence[Mapping]) -> Figure:
-    """Win rates against a baseline with 95 % intervals. rows: {name, judge, win_rate, low, high}; one colour a judge."""
-    judges = list(dict.fromkeys(row["judge"] for row in rows))
-    known = {"gold": style.TRUTH, "reward model": style.PROXY, "pairwise model": style.PURPLE, "longer wins": style.GREY}
-    palette = {**style.colors(judges), **{j: known[j] for j in judges if j in known}}
-    marks = style.markers(judges)
-    fig, (ax,) = style.figure(width=8.2, height=1.4 + 0.34 * len(rows))
-    for place, row in enumerate(rows):
-        first = row["judge"] not in {r["judge"] for r in rows[:place]}
-        ax.errorbar([row["win_rate"]], [place], xerr=style.errors([row["win_rate"]], [row["low"]], [row["high"]]), capsize=3,
-                    fmt=marks[row["judge"]], color=palette[row["judge"]], label=row["judge"] if first else None)
-    ax.axvline(0.5, color=style.CONTROL, linestyle=":", label="no difference")
-    ax.set_yticks(range(len(rows)), [row["name"] for row in rows])
-    ax.set_ylim(len(rows) - 0.4, -0.7)
-    ax.set_xlim(0, 1)
-    ax.legend(title="judge", loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    style.label(ax, "Win rate against SFT", "share of prompts won (ties half)")
-    return fig
-
-
-def draw_changes(rows: Sequence[Mapping], title: str, x: str) -> Figure:
-    """Paired changes with 95 % intervals, one row a thing. rows: {name, difference, low, high}."""
-    fig, (ax,) = style.figure(width=7.6, height=1.4 + 0.36 * len(rows))
-    put_changes(ax, rows)
-    style.label(ax, title, x)
-    return fig
-
-
 def put_changes(ax: Axes, rows: Sequence[Mapping]) -> None:
-    """Such rows on axes: upward where the change is a rise beyond doubt, downward where it is a fall."""
+    """Paired changes with 95 % intervals on axes, a row a thing: upward where it rose beyond doubt, downward where it fell.
+
+    rows: {name, difference, low, high}.
+    """
     value, low, high = (np.array([row[key] for row in rows], dtype=float) for key in ("difference", "low", "high"))
     for place in range(len(rows)):
         color = style.GREEN if low[place] > 0 else style.OTHER if high[place] < 0 else style.GREY
@@ -54,34 +29,45 @@ def put_changes(ax: Axes, rows: Sequence[Mapping]) -> None:
     ax.axvline(0, color="black", linewidth=1)
     ax.set_yticks(range(len(rows)), [row["name"] for row in rows])
     ax.set_ylim(len(rows) - 0.4, -0.7)
+    ax.locator_params(axis="x", nbins=6)
 
 
-def draw_parts(parts: Sequence[str], sections: Sequence[str], grid: Sequence[Sequence[float]]) -> Figure:
-    """Mean change of every part of the gold utility in every section, as a coloured table; grid: (sections, parts)."""
-    grid = np.asarray(grid, dtype=float)
-    fig, (ax,) = style.figure(width=9.2, height=1.5 + 0.5 * len(sections))
-    bound = max(0.05, float(np.abs(grid).max()))
-    image = ax.imshow(grid, cmap="PuOr_r", vmin=-bound, vmax=bound, aspect="auto")
-    for i, j in np.ndindex(*grid.shape):
-        ax.text(j, i, f"{grid[i, j]:+.2f}", ha="center", va="center", fontsize=9, color="white" if abs(grid[i, j]) > 0.6 * bound else "black")
-    ax.set_xticks(range(len(parts)), parts, rotation=25, ha="right")
-    ax.set_yticks(range(len(sections)), sections)
-    ax.grid(False)
-    fig.colorbar(image, ax=ax, label="change of the part")
-    style.label(ax, "Which part of the utility moved, and where")
+def draw_skills(gold: Sequence[Mapping], solved: Sequence[Mapping], tests: Sequence[Mapping]) -> Figure:
+    """Were skills lost? Gold by section, tasks solved and skill tests, after minus before, 95 % intervals.
+
+    gold: {name, difference, low, high}. solved: of `stages.skills`. tests: of `evaluation.skills.compare_skills`.
+    """
+    panels = (("Did gold fall in a section?", gold, "change of gold (points), temperature 1"),
+              ("Are fewer tasks solved?", [{**row, "name": row["category"]} for row in solved], "change of the share, greedy"),
+              ("Are tests answered worse?", [{**row, "name": row["task"].removeprefix("pocket_")} for row in tests], "change of the share, greedy"))
+    fig, axes = style.figure(1, 3, width=11.2, height=1.5 + 0.36 * max(len(rows) for _, rows, _ in panels))
+    for ax, (title, rows, x) in zip(axes, panels, strict=True):
+        put_changes(ax, rows)
+        style.label(ax, title, x)
     return fig
 
 
-def draw_lengths(lengths: Mapping[str, Sequence[float]]) -> Figure:
-    """Distribution of answer lengths (characters), one outline a policy, with the mean marked."""
-    fig, (ax,) = style.figure(width=7.4)
-    palette, high = style.colors(list(lengths)), max(max(values) for values in lengths.values())
-    for k, (name, values) in enumerate(lengths.items()):
-        dash = ("-", "--", ":", "-.")[k % 4]
-        ax.hist(values, bins=np.linspace(0, high + 1, 25), histtype="step", linewidth=1.8, linestyle=dash, color=palette[name],
-                label=f"{name}, mean {np.mean(values):.0f}")
-        ax.axvline(float(np.mean(values)), color=palette[name], linestyle=dash, linewidth=1.1)
-    style.label(ax, "Length of the answers at temperature 1", "characters", "answers", legend=True)
+def draw_parts(before: Sequence[Mapping], after: Sequence[Mapping], report: Sequence[Mapping]) -> Figure:
+    """Which part of the gold utility moved: by section as a coloured table, over all prompts with 95 % intervals.
+
+    before, after: two policies' answers to the same prompts, row by row. report: `evaluation.hacking_report` of them.
+    """
+    parts = [{**line, "name": line["part"]} for line in report[-len(before[0]["parts"]):]]  # before them reward, gold and length in characters
+    sections = list(dict.fromkeys(row["category"] for row in before))
+    moved = np.array([[b["parts"][one["part"]] - a["parts"][one["part"]] for a, b in zip(before, after, strict=True)] for one in parts])
+    at = np.array([row["category"] for row in before])
+    values = np.stack([moved[:, at == name].mean(axis=1) for name in sections], axis=1)
+    fig, (ax, whole) = style.figure(1, 2, width=11.0, height=1.5 + 0.36 * len(parts), sharey=True)
+    bound = max(0.05, float(np.abs(values).max()))
+    ax.imshow(values, cmap="PuOr_r", vmin=-bound, vmax=bound, aspect="auto")
+    for i, j in np.ndindex(*values.shape):
+        ax.text(j, i, f"{values[i, j]:+.2f}", ha="center", va="center", fontsize=9, color="white" if abs(values[i, j]) > 0.6 * bound else "black")
+    ax.set_xticks(range(len(sections)), sections)
+    ax.grid(False)
+    style.label(ax, "Which part moved, and where?", "mean change (parts lie in 0 to 1)")
+    put_changes(whole, parts)
+    style.label(whole, "Over all prompts: more than luck?", "change, 95 % interval")
+    whole.set_ylim(len(parts) - 0.5, -0.5)
     return fig
 
 

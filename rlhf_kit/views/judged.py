@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rlhf_kit.evaluation.benches import beside_paper, paper_table
-from rlhf_kit.views import style
+from rlhf_kit.views import style, words
 
 # A judge keeps its colour in every figure.
 _JUDGES = {"gold": style.TRUTH, "reward model": style.PROXY, "pairwise model": style.PURPLE, "longer wins": style.GREY}
@@ -21,14 +21,23 @@ def _palette(names: Sequence[str]) -> dict[str, str]:
     return {name: _JUDGES[name] if name in _JUDGES else next(free) for name in names}
 
 
-def _draw_judges(ax: Axes, rows_of: Mapping[str, Sequence[Mapping]], measure: str, step: float) -> Sequence[Mapping]:
-    """One marker a judge in every group, side by side, `step` apart; rows {measure, low, high}. Returns the groups' rows of one judge."""
+def _draw_judges(ax: Axes, rows_of: Mapping[str, Mapping[int, Mapping]], measure: str, step: float, flat: bool = False) -> None:
+    """One marker a judge at every place, side by side, `step` apart. rows_of: judge -> place -> row {measure, low, high}.
+
+    flat: places go down the y axis instead of along the x axis.
+    """
     marks, palette = style.markers(list(rows_of)), _palette(list(rows_of))
     for k, (judge, rows) in enumerate(rows_of.items()):
-        at = np.arange(len(rows)) + (k - (len(rows_of) - 1) / 2) * step
-        value, low, high = (np.array([row[key] for row in rows], dtype=float) for key in (measure, "low", "high"))
-        ax.errorbar(at, value, yerr=style.errors(value, low, high), fmt=marks[judge], color=palette[judge], capsize=2.5, label=judge)
-    return next(iter(rows_of.values()))
+        at = np.array(list(rows), dtype=float) + (k - (len(rows_of) - 1) / 2) * step
+        value, low, high = (np.array([row[key] for row in rows.values()], dtype=float) for key in (measure, "low", "high"))
+        ends = {"xerr" if flat else "yerr": style.errors(value, low, high)}
+        ax.errorbar(*((value, at) if flat else (at, value)), fmt=marks[judge], color=palette[judge], capsize=2.5, label=judge, **ends)
+
+
+def _rows_down(ax: Axes, names: Sequence[str]) -> None:
+    """Names down the y axis, the first on top."""
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.4, -0.6)
 
 
 def beside(name: str, ours: Mapping[str, Mapping[str, float]], columns: Sequence[str] | None = None) -> tuple[list[list], list[str]]:
@@ -47,7 +56,8 @@ def beside(name: str, ours: Mapping[str, Mapping[str, float]], columns: Sequence
 def draw_bench(scores: Mapping[str, Sequence[Mapping]], title: str = "The pocket world's reward bench, in RewardBench's four sections") -> Figure:
     """Accuracy in every section with 95 % intervals, one marker a judge. scores: judge -> rows {section, score, low, high, n}."""
     fig, (ax,) = style.figure(width=8.6, height=3.8)
-    first = _draw_judges(ax, scores, "score", 0.13)
+    first = next(iter(scores.values()))
+    _draw_judges(ax, {judge: dict(enumerate(rows)) for judge, rows in scores.items()}, "score", 0.13)
     style.chance(ax, 50.0)
     ax.set_xticks(range(len(first)), [f"{row['section']}\n{row['n']} pairs" for row in first])
     ax.set_ylim(min(0.0, ax.get_ylim()[0]), 104)
@@ -94,67 +104,118 @@ def draw_judge_faults(rows: Sequence[Mapping]) -> Figure:
     return fig
 
 
-def draw_categories(lines: Mapping[str, Sequence[Mapping]], title: str) -> Figure:
-    """Win rates in every category with 95 % intervals, one marker a judge. lines: judge -> `win_rates_by_category`."""
-    fig, (ax,) = style.figure(width=8.6, height=3.7)
-    first = _draw_judges(ax, lines, "win_rate", 0.14)
-    ax.set_xticks(range(len(first)), [row["category"] for row in first])
-    style.chance(ax, text="no difference")
-    ax.set_ylim(-0.02, 1.04)
-    ax.grid(axis="x", visible=False)
-    style.legend_outside(ax)
-    style.label(ax, title, "category of the prompts", "share of battles won (ties half)")
+def draw_win_rates(rows: Sequence[Mapping], final: str) -> Figure:
+    """Who won against SFT, by whose verdict, and in which section; 95 % intervals, one marker a judge.
+
+    rows: {judge, policy, temperature, category, win_rate, low, high}, category "all" for all prompts. The second panel (left out
+    where prompts have no sections) has `final` at temperature 1.
+    """
+    judges = list(dict.fromkeys(row["judge"] for row in rows))
+    whole = {(row["policy"], row["temperature"]): f"{row['policy']}\n{_heat(row['temperature'])}" for row in rows}
+    sections = [name for name in dict.fromkeys(row["category"] for row in rows) if name != "all"]
+    panels = [("Did it win against SFT, by whose verdict?", list(whole.values()), lambda row: list(whole).index((row["policy"], row["temperature"])),
+               [row for row in rows if row["category"] == "all"])]
+    if sections:
+        mine = [row for row in rows if row["category"] != "all" and (row["policy"], row["temperature"]) == (final, 1.0)]
+        panels.append((f"In which section? ({final}, temperature 1)", sections, lambda row: sections.index(row["category"]), mine))
+    tall = max(len(names) for _, names, _, _ in panels)
+    fig, axes = style.figure(1, len(panels), width=11.0 if sections else 7.6, height=1.3 + 0.72 * tall)
+    for ax, (title, names, place, mine) in zip(axes, panels, strict=True):
+        _draw_judges(ax, {judge: {place(row): row for row in mine if row["judge"] == judge} for judge in judges}, "win_rate", 0.17, flat=True)
+        ax.axvline(0.5, color=style.CONTROL, linestyle=":", label="no difference")
+        _rows_down(ax, names)
+        ax.set_xlim(float(np.nanmin([0.35, *(row["low"] for row in rows)])) - 0.02, 1.02)  # one prompt alone has no interval
+        style.label(ax, title, "share of battles won (ties half)")
+    fig.legend(*axes[0].get_legend_handles_labels(), title="judge", loc="outside right upper", frameon=False)
     return fig
+
+
+def _heat(temperature: float) -> str:
+    return "greedy" if temperature == 0 else f"temperature {temperature:g}"
+
+
+def say_win_rate(row: Mapping) -> str:
+    """One sentence on a row of `draw_win_rates` with ties (share) and lost (pairs that the judge could not read)."""
+    what = f"{row['policy']}, {_heat(row['temperature'])}, judge: {row['judge']}"
+    lost = f"; {row['lost']} pairs too long for the judge, left out" if row["lost"] else ""
+    return f"{words.against_half(what, row['win_rate'], row['low'], row['high'])}; ties {row['ties']:.0%}{lost}"
+
+
+def flattery_row(judge: str, policy: str, surplus: Mapping, right: Mapping, tied: Sequence | None, n_tied: int, flips: float | None) -> dict:
+    """What `draw_flattery` and `say_flattery` show of one judge on one policy.
+
+    surplus: `evaluation.compare_policies` of the judge's verdicts and gold's. right: `evaluation.agreement`. tied: (mean, low,
+    high) of the verdicts where gold ties, n_tied of them, or None. flips: how often the winner changes with the order.
+    """
+    row = {"judge": judge, "policy": policy, **{key: surplus[key] for key in ("difference", "low", "high")}, "n_tied": int(n_tied), "flips": flips}
+    row |= dict(zip(("tied", "tied_low", "tied_high"), tied or (None, None, None), strict=True))
+    return row | {"accuracy": right["accuracy"], "accuracy_low": right["low"], "accuracy_high": right["high"]}
 
 
 def draw_flattery(rows: Sequence[Mapping]) -> Figure:
-    """How far judges flatter: their win rate less gold's on the same battles, and their verdicts where gold sees a tie.
+    """What is wrong with each judge, with 95 % intervals: its surplus of wins, its verdicts where gold ties, its agreement.
 
-    rows: {name, judge, difference, low, high} and {tied, tied_low, tied_high, n_tied}: the policy's share of the battles
-    that gold calls a tie (None where there are none).
+    rows: of `flattery_row`; tied is None where gold ties too few.
     """
-    fig, (whole, tied) = style.figure(1, 2, width=10.6, height=1.7 + 0.34 * len(rows), sharey=True,
-                                      title="How far each judge flatters the trained policy")
+    fig, axes = style.figure(1, 3, width=11.0, height=1.6 + 0.34 * len(rows), sharey=True)
     judges = list(dict.fromkeys(row["judge"] for row in rows))
-    marks, palette = style.markers(judges), _palette(judges)
-    for y, row in enumerate(rows):
-        first = row["judge"] not in {r["judge"] for r in rows[:y]}
-        for ax, keys in ((whole, ("difference", "low", "high")), (tied, ("tied", "tied_low", "tied_high"))):
+    marks, palette = style.markers(["gold", *judges]), _palette(judges)
+    panels = (("More wins than gold gives?", "judge's win rate less gold's", ("difference", "low", "high"), 0.0),
+              ("Whom it favours where gold ties", "share given to the policy", ("tied", "tied_low", "tied_high"), 0.5),
+              ("How often it is right otherwise", "share that agrees with gold", ("accuracy", "accuracy_low", "accuracy_high"), 0.5))
+    for ax, (title, x, keys, zero) in zip(axes, panels, strict=True):
+        for y, row in enumerate(rows):
             value, low, high = (row[key] for key in keys)
             if value is not None:
                 ax.errorbar([value], [y], xerr=style.errors([value], [low], [high]), fmt=marks[row["judge"]], capsize=3,
-                            color=palette[row["judge"]], label=row["judge"] if first and ax is whole else None)
-    whole.axvline(0, color="black", linewidth=1)
-    tied.axvline(0.5, color="black", linewidth=1)
-    whole.set_yticks(range(len(rows)), [row["name"] for row in rows])
-    whole.set_ylim(len(rows) - 0.4, -0.7)
-    tied.set_xlim(0, 1)
-    fig.legend(*whole.get_legend_handles_labels(), title="judge", loc="outside right upper", frameon=False)
-    style.label(whole, "All battles", "judge's win rate less gold's")
-    style.label(tied, "Battles that gold calls a tie", "share that the judge gives to the policy")
+                            color=palette[row["judge"]])
+        ax.axvline(zero, color=style.CONTROL, linestyle=":")
+        style.label(ax, title, x)
+    _rows_down(axes[0], [f"{row['judge']}, {row['policy']}" for row in rows])
+    for ax in axes[1:]:
+        ax.set_xlim(-0.02, 1.02)
     return fig
 
 
-def draw_controlled(rows: Sequence[Mapping]) -> Figure:
-    """Raw win rates (hollow) beside length-controlled ones (filled), 95 % intervals, in percent.
+def say_flattery(row: Mapping) -> str:
+    """One sentence on a row of `flattery_row`."""
+    verdict = "flatters" if row["low"] > 0 else "is stricter than gold" if row["high"] < 0 else "is not told apart from gold"
+    text = f"{row['judge']} {verdict}: {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]; gold ties {row['n_tied']} battles"
+    if row["tied"] is not None:
+        text += f", of which it gives the policy {row['tied']:.2f} [{row['tied_low']:.2f}, {row['tied_high']:.2f}]"
+    return text + ("" if row["flips"] is None else f"; its winner changes with the order in {row['flips']:.0%} of the battles")
 
-    rows: {name, win_rate, win_rate_se, lc_win_rate, lc_win_rate_se}; lc_win_rate None where it is not defined.
+
+def draw_length_control(lengths: Mapping[str, Sequence[float]], rows: Sequence[Mapping]) -> Figure:
+    """How long the policies write, and what is left of their win rates at equal length (percent, 95 % intervals).
+
+    lengths: policy -> characters. rows: {judge, policy, win_rate, win_rate_se, lc_win_rate, lc_win_rate_se} and hard_win_rate, hard_win_rate_se
+    with the prompts' difficulty; the last four None where they are not defined.
     """
-    fig, (ax,) = style.figure(width=8.6, height=1.5 + 0.4 * len(rows))
+    fig, (left, ax) = style.figure(1, 2, width=11.0, height=1.6 + 0.42 * max(6, len(rows)), width_ratios=[1, 1.25])
+    palette, longest = style.colors(list(lengths)), max(max(values) for values in lengths.values())
+    for k, (name, values) in enumerate(lengths.items()):
+        dash, mean = ("-", "--", ":", "-.")[k % 4], float(np.mean(values))
+        left.hist(values, bins=np.linspace(0, longest + 1, 25), histtype="step", linewidth=1.8, linestyle=dash, color=palette[name],
+                  label=f"{name}, mean {mean:.0f}")
+        left.axvline(mean, color=palette[name], linestyle=dash, linewidth=1.1)
+    style.label(left, "Has the policy grown longer?", "characters of an answer, temperature 1", "answers", legend=True)
+    kinds = (("win_rate", "o", style.ORANGE, "raw"), ("lc_win_rate", "s", style.BLUE, "at equal length"),
+             ("hard_win_rate", "D", style.PURPLE, "and with the prompts' difficulty"))
+    for key, mark, color, text in kinds:
+        mine = [(y, row) for y, row in enumerate(rows) if row.get(key) is not None]
+        if mine:
+            at = np.array([y for y, _ in mine]) + {"o": -0.22, "s": 0.0, "D": 0.22}[mark]
+            ax.errorbar([row[key] for _, row in mine], at, xerr=[1.96 * row[f"{key}_se"] for _, row in mine], fmt=mark, color=color,
+                        capsize=2.5, markersize=5.5, markerfacecolor="white" if key == "win_rate" else color, label=text)
     for y, row in enumerate(rows):
-        ax.errorbar([row["win_rate"]], [y - 0.13], xerr=[1.96 * row["win_rate_se"]], fmt="o", color=style.ORANGE, capsize=3,
-                    markerfacecolor="white", label=None if y else "raw")
         if row["lc_win_rate"] is None:
-            end = row["win_rate"] + 1.96 * row["win_rate_se"] + 1
-            ax.text(end, y - 0.13, "length decides alone: not defined", fontsize=8.5, color="#555555", va="center")
-        else:
-            ax.errorbar([row["lc_win_rate"]], [y + 0.13], xerr=[1.96 * row["lc_win_rate_se"]], fmt="s", color=style.BLUE, capsize=3,
-                        label=None if y else "at equal length")
+            ax.text(row["win_rate"] + 1.96 * row["win_rate_se"] + 1, y - 0.22, "length decides alone", fontsize=8.5, color="#555555", va="center")
     ax.axvline(50, color=style.CONTROL, linestyle=":", label="no difference")
-    ax.set_yticks(range(len(rows)), [row["name"] for row in rows])
-    ax.set_ylim(len(rows) - 0.4, -0.7)
-    style.legend_outside(ax)
-    style.label(ax, "Win rate against SFT, raw and at equal length", "percent, 95 % intervals")
+    _rows_down(ax, [f"{row['judge']}, {row['policy']}" for row in rows])
+    ax.margins(x=0.08)
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside lower right", ncols=4, frameon=False, fontsize=9)
+    style.label(ax, "What is left of the win rate at equal length?", "win rate against SFT (%)")
     return fig
 
 
@@ -177,8 +238,8 @@ def draw_ratings(ratings: Mapping[str, Sequence[Mapping]], arena: Mapping[str, S
         ax.set_ylim(-0.6, len(order) - 0.4)
         style.legend_below(ax, 2)
     axes[1].axvline(50, color=style.CONTROL, linestyle=":")
-    style.label(axes[0], "Bradley-Terry ratings, everybody against everybody", "rating (400 points are odds of ten to one)")
-    style.label(axes[1], "Arena-Hard's score against SFT", "percent")
+    style.label(axes[0], "Who is strongest, everybody against everybody?", "Bradley-Terry rating (400 points are odds of ten to one)")
+    style.label(axes[1], "And against SFT, at equal style?", "score as in Arena-Hard (%)")
     return fig
 
 
@@ -197,11 +258,11 @@ def draw_goodhart(paths: Mapping[str, Sequence[Mapping]]) -> Figure:
                 continue
             value, low, high = (np.array([row[key + end] for row in rows], dtype=float) for end in ("", "_low", "_high"))
             ax.errorbar(kl, value, xerr=across, yerr=style.errors(value, low, high), fmt=f"{mark}-", color=color, capsize=3, label=text)
-        for row in rows:
-            ax.annotate(row["name"], (row["kl"], max(row["reward"], row["gold"] or row["reward"])), xytext=(0, 8), ha="center",
-                        textcoords="offset points", fontsize=8.5)
+        for k, row in enumerate(rows):
+            lowest = min(row[key] for key in ("reward_low", "gold_low") if row.get(key) is not None)
+            ax.annotate(str(k) if k else "SFT", (row["kl"], lowest), xytext=(0, -4), ha="center", va="top", textcoords="offset points", fontsize=8.5)
         ax.axhline(0, color="#BBBBBB", linewidth=1)
-        ax.margins(y=0.12)
-        style.label(ax, f"What each nat bought, {arm}", "KL to SFT (nats per answer)",
+        ax.margins(y=0.16)
+        style.label(ax, f"What each nat of KL bought {arm}", "KL to SFT (nats per answer); numbers: iterations",
                     "gain over SFT (st. dev. of its answers)" if ax is axes[0] else None, legend=ax is axes[0])
     return fig
