@@ -169,10 +169,8 @@ def draw_reward_against_gold(
     within = [without_means(v, prompts) for v in values]
     for ax, (x, y) in zip(axes, (values, within), strict=True):
         for name in names:
-            here, look = (
-                categories == name,
-                {"color": palette[name], "marker": marks[name], "linestyle": "none"},
-            )
+            here = categories == name
+            look = {"color": palette[name], "marker": marks[name], "linestyle": "none"}
             ax.plot(x[here], y[here], alpha=0.35, markersize=4, label=name, **look)
             if ax is axes[0]:
                 look |= {"markeredgecolor": "black", "markeredgewidth": 1.5, "zorder": 4}
