@@ -80,7 +80,7 @@ def draw_wrong_by_margin(margins: Sequence[float], wrong: Sequence[float], bins:
                        linewidth=0, label="95 % interval")
     trade.plot(kept / len(order), left, color=style.MODEL, label="share of wrong labels")
     trade.invert_xaxis()
-    trade.set_ylim(0, max(0.05, 1.05 * float((left + noise).max())))
+    trade.set_ylim(0, float(np.clip(1.05 * (left + noise).max(), 0.05, 1.05)))
     style.label(trade, "If only the widest margins are kept", "share of pairs kept", "share of wrong labels among them", legend=True)
     return fig
 
