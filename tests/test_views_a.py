@@ -115,7 +115,9 @@ def test_reward_figures():
     drawn(reward.draw_margins(rng.normal(size=20), rng.random(20) < 0.8))
     drawn(reward.draw_margins([0.1, 0.1], [True, True]))
     drawn(reward.draw_by_gap(rng.normal(size=20), {"scalar": rng.random(20) < 0.5}, ceiling=np.full(20, 0.8)))
-    drawn(reward.draw_reward_against_gold([1.0, 2.0], [0.1, 0.3], ["chat", "safety"]))
+    fig = drawn(reward.draw_reward_against_gold([1.0, 3.0, 8.0], [0.1, 0.3, 5.0], ["chat", "chat", "safety"], ["a", "a", "b"]))
+    dots = {line.get_label(): line for line in fig.axes[1].lines}
+    assert list(dots["chat"].get_xdata()) == [-1.0, 1.0] and list(dots["safety"].get_ydata()) == [0.0]
     drawn(reward.draw_edits(["shuffled"], [(-1.0, -1.5, -0.5)], [(-2.0, -2.1, -1.9)]))
     drawn(reward.draw_edits(["shuffled"], [(-1.0, -1.5, -0.5)]))
     drawn(reward.draw_difference_by_section(["all", "chat"], [(0.1, -0.1, 0.3), (0.0, 0.0, 0.0)], "scalar", "pairwise"))

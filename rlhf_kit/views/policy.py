@@ -27,31 +27,36 @@ def draw_ranked(rewards: Sequence[float], gold: Sequence[float] | None, chosen: 
         style.label(ax, y=unit)
     axes[-1].set_xticks(range(len(order)), [f"sample {i}" for i in order], fontsize=8.5, rotation=0 if len(order) <= 10 else 60)
     style.label(axes[0], "One prompt: its samples, best reward first")
+    if gold is not None:
+        style.label(axes[1], "What the same samples are truly worth")
     return fig
 
 
 def draw_rules(rows: Sequence[Mapping]) -> Figure:
     """Pair rules compared. rows: {rule, margins (one a pair), wrong, low, high (None without truth), control: bool}."""
     known = any(row.get("wrong") is not None for row in rows)
-    fig, axes = style.figure(1, 2 if known else 1, width=10.4 if known else 6.4, height=1.4 + 0.42 * len(rows))
-    ours = [row for row in rows if not row.get("control")]
-    axes[0].boxplot([row["margins"] for row in ours], orientation="horizontal", showfliers=False, widths=0.55,
-                    medianprops={"color": style.OTHER, "linewidth": 2})
-    axes[0].set_yticks(range(1, len(ours) + 1), [row["rule"] for row in ours])
-    axes[0].invert_yaxis()
-    style.label(axes[0], "How far apart the two rewards are", "reward(chosen) - reward(rejected)")
+    fig, axes = style.figure(1, 2 if known else 1, width=10.4 if known else 6.4, height=1.4 + 0.42 * len(rows), sharey=True)
+    for place, row in enumerate(rows):
+        if row.get("control"):  # its margins are not rewards
+            axes[0].annotate("control: margins in another unit", (0.02, place), xycoords=("axes fraction", "data"), va="center",
+                             fontsize=8.5, color="#555555")
+        else:
+            axes[0].boxplot([row["margins"]], positions=[place], orientation="horizontal", showfliers=False, widths=0.55,
+                            manage_ticks=False, medianprops={"color": style.OTHER, "linewidth": 2})
+    axes[0].set_yticks(range(len(rows)), [row["rule"] for row in rows])
+    axes[0].set_ylim(len(rows) - 0.4, -0.7)
+    style.label(axes[0], "Margins of the pairs that a rule makes", "reward(chosen) - reward(rejected)")
     if known:
         ax = axes[1]
         for place, row in enumerate(rows):
-            color = style.CONTROL if row.get("control") else style.MODEL
+            color = style.TRUTH if row["rule"].startswith("gold") else style.CONTROL if row.get("control") else style.MODEL
             ax.errorbar([row["wrong"]], [place], xerr=style.errors([row["wrong"]], [row["low"]], [row["high"]]), fmt="o", color=color,
                         capsize=3, markersize=7)
             style.number(ax, f"{row['wrong']:.2f}", (row["wrong"], place))
-        ax.set_yticks(range(len(rows)), [row["rule"] for row in rows])
-        ax.set_ylim(len(rows) - 0.4, -0.7)
+        ax.tick_params(labelleft=True)
         ax.set_xlim(-0.04, max(0.62, *[row["high"] + 0.03 for row in rows]))
         ax.axvline(0.5, color=style.CONTROL, linestyle=":", label="coin toss")
-        style.label(ax, "Wrong labels (dotted: coin toss)", "share of pairs whose chosen answer is truly worse")
+        style.label(ax, "Wrong labels among them (dotted: coin toss)", "share of pairs, truly equal ones as half")
     return fig
 
 
@@ -64,16 +69,19 @@ def draw_wrong_by_margin(margins: Sequence[float], wrong: Sequence[float], bins:
     share = np.array([wrong[p].mean() for p in parts])
     half = np.array([1.96 * np.sqrt(max(s * (1 - s), 0.25 / len(p)) / len(p)) for s, p in zip(share, parts, strict=True)])
     ax.errorbar([margins[p].mean() for p in parts], share, yerr=style.errors(share, np.clip(share - half, 0, 1), np.clip(share + half, 0, 1)),
-                fmt="o-", color=style.MODEL, capsize=3)
+                fmt="o-", color=style.MODEL, capsize=3, label="pairs in six groups of equal size" if len(parts) == 6 else "groups of equal size")
     style.chance(ax, 0.5, "coin toss")
-    ax.set_ylim(0, 1)
-    style.label(ax, "Wrong labels by reward margin", "reward(chosen) - reward(rejected)", "share of wrong labels", legend=True)
+    ax.set_ylim(0, max(0.6, 1.1 * float(np.clip(share + half, 0, 1).max())))
+    style.label(ax, "Wrong labels by reward margin", "reward(chosen) - reward(rejected), mean of the group", "share of wrong labels", legend=True)
     kept = np.arange(len(order), max(1, len(order) // 10), -1)
-    left = [wrong[order[len(order) - k:]].mean() for k in kept]
-    trade.plot(kept / len(order), left, color=style.MODEL)
+    left = np.array([wrong[order[len(order) - k:]].mean() for k in kept])
+    noise = 1.96 * np.sqrt(np.maximum(left * (1 - left), 0.25 / kept) / kept)
+    trade.fill_between(kept / len(order), np.clip(left - noise, 0, 1), np.clip(left + noise, 0, 1), color=style.SKY, alpha=0.3,
+                       linewidth=0, label="95 % interval")
+    trade.plot(kept / len(order), left, color=style.MODEL, label="share of wrong labels")
     trade.invert_xaxis()
-    trade.set_ylim(0, max(0.05, 1.15 * max(left)))
-    style.label(trade, "Keeping only wide margins", "share of pairs kept (widest margins)", "share of wrong labels among them")
+    trade.set_ylim(0, float(np.clip(1.05 * (left + noise).max(), 0.05, 1.05)))
+    style.label(trade, "If only the widest margins are kept", "share of pairs kept", "share of wrong labels among them", legend=True)
     return fig
 
 
@@ -86,8 +94,8 @@ def draw_wrong_by_section(rows: Sequence[Mapping]) -> Figure:
     ax.bar(names, value, color=[palette[row["category"]] for row in rows], width=0.6, yerr=style.errors(value, low, high),
            error_kw={"capsize": 3})
     style.chance(ax, 0.5, "coin toss")
-    ax.set_ylim(0, 1)
-    style.label(ax, "Wrong labels by section", "section", "share of wrong labels", legend=True)
+    ax.set_ylim(0, max(0.6, 1.1 * float(np.nan_to_num(high).max())))
+    style.label(ax, "Where the wrong labels are: by section of the prompts", "section", "share of wrong labels", legend=True)
     return fig
 
 
@@ -97,11 +105,12 @@ def draw_penalty_sweep(rows: Sequence[Mapping]) -> Figure:
     x = [row["penalty"] for row in rows]
     ax.plot(x, [row["chosen"] for row in rows], "o-", color=style.BLUE, label="chosen")
     ax.plot(x, [row["rejected"] for row in rows], "s--", color=style.OTHER, label="rejected")
-    style.label(ax, "Length of the two sides of a pair", "length penalty (reward per character)", "mean length (characters)", legend=True)
+    style.label(ax, "What a price does to the length of the two sides", "length penalty (reward per character)", "mean length (characters)", legend=True)
     bug.plot(x, [row["reversed"] for row in rows], "D-", color=style.OTHER, label="ordered by raw reward (the bug)")
     bug.plot(x, [0] * len(x), ":", color=style.CONTROL, label="ordered by penalised reward (paper, eq. 9)")
     bug.set_ylim(-0.03, max(0.2, 1.15 * max(row["reversed"] for row in rows)))
-    style.label(bug, "Pairs that reward the penalised answer", "length penalty (reward per character)", "share of pairs", legend=True)
+    style.label(bug, "Pairs whose label the price should have turned", "length penalty (reward per character)",
+                "share of pairs labelled against eq. 9", legend=True)
     return fig
 
 

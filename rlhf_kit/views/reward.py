@@ -11,17 +11,22 @@ from rlhf_kit.views import style
 
 
 def draw_bradley_terry(gaps: Sequence[float], losses: Sequence[float]) -> Figure:
-    """Probability, loss and its slope against the reward gap; `gaps` and `losses` mark the toy pairs on the curve."""
+    """Probability, loss and its slope against the reward gap; the toy pairs, numbered, stand on all three curves."""
     x = np.linspace(-5, 5, 201)
-    p = 1 / (1 + np.exp(-x))
-    fig, axes = style.figure(1, 3, width=10.5, height=3.2)
-    for ax, y, text in zip(
-        axes, (p, -np.log(p), p - 1), ("P(chosen preferred)", "loss (nats)", "slope of the loss"), strict=True
-    ):
-        ax.plot(x, y, color=style.MODEL)
+    p, at = (1 / (1 + np.exp(-np.asarray(v, dtype=float))) for v in (x, gaps))
+    fig, axes = style.figure(1, 3, width=10.5, height=3.3, sharex=True)
+    panels = (
+        ("What the model predicts", "P(chosen preferred)", p, at),
+        ("What that costs", "loss (nats)", -np.log(p), losses),
+        ("How hard it pulls", "slope of the loss", p - 1, at - 1),
+    )
+    for ax, (title, text, curve, marks) in zip(axes, panels, strict=True):
+        ax.plot(x, curve, color=style.MODEL)
         ax.axvline(0, color="#CCCCCC", linewidth=0.8)
-        style.label(ax, text, "r(chosen) - r(rejected)", text)
-    axes[1].plot(gaps, losses, "s", color=style.VERMILION, label="the three pairs")
+        ax.plot(gaps, marks, "s", color=style.VERMILION, label="the toy pairs, by number")
+        for number, place in enumerate(zip(gaps, marks, strict=True), 1):
+            style.number(ax, str(number), place, (0, 8))
+        style.label(ax, title, "r(chosen) - r(rejected)", text)
     axes[1].legend(frameon=False, fontsize=9)
     return fig
 
@@ -33,13 +38,12 @@ def draw_accuracies(
     title: str,
     ceiling_text: str = "Bayes ceiling",
 ) -> Figure:
-    """One point a scorer with its 95 % interval: rows of (name, accuracy, low, high)."""
+    """One point a scorer with its 95 % interval: rows of (name, accuracy, low, high); controls (random, length) are grey."""
     fig, (ax,) = style.figure(width=7.6, height=1.4 + 0.38 * len(rows))
     for place, (name, value, low, high) in enumerate(rows):
         ends = None if low is None else style.errors([value], [low], [high])
-        color = (
-            style.CONTROL if name.startswith("random") else style.TRUTH if "oracle" in name else style.MODEL
-        )
+        control = name.startswith("random") or "answer wins" in name
+        color = style.CONTROL if control else style.TRUTH if "oracle" in name else style.MODEL
         ax.errorbar([value], [place], xerr=ends, fmt="o", color=color, capsize=3, markersize=7)
         style.number(ax, f"{value:.3f}", (value, place))
     ax.set_yticks(range(len(rows)), [row[0] for row in rows])
@@ -47,7 +51,7 @@ def draw_accuracies(
     ax.axvline(0.5, color=style.CONTROL, linestyle=":", linewidth=1.3, label="chance")
     if ceiling is not None:
         ax.axvline(ceiling, color=style.CEILING, linestyle="--", linewidth=1.3, label=ceiling_text)
-    ax.set_xlim(min(0.4, *[row[1] - 0.06 if row[2] is None else row[2] - 0.02 for row in rows]), 1.02)
+    ax.set_xlim(min(0.4, *[row[1] - 0.06 if row[2] is None else row[2] - 0.02 for row in rows]), 1.04)
     style.legend_outside(ax)
     style.label(ax, title, "accuracy (share of pairs)")
     return fig
@@ -57,7 +61,7 @@ def draw_margins(
     margins: Sequence[float],
     right: Sequence[bool],
     x: str = "r(chosen) - r(rejected)",
-    title: str = "Margins on the held-out pairs",
+    title: str = "Held-out pairs by the model's margin",
 ) -> Figure:
     """Histogram of margins, and the share of right orders by size of the margin against what its sigmoid promises.
 
@@ -74,7 +78,7 @@ def draw_margins(
     style.label(
         calibration,
         "Is its confidence earned?",
-        "sigmoid(|margin|)",
+        "predicted: sigmoid(|margin|), mean of the bin",
         "share ordered as the truth",
         legend=True,
     )
@@ -99,8 +103,8 @@ def draw_reliability(ax, predicted: Sequence[float], outcome: Sequence[float], b
             label=None if k else "observed",
         )
     low = float(min(0.5, predicted.min()))
-    ax.plot([low, 1], [low, 1], "--", color=style.CEILING, linewidth=1.2, label="as promised")
-    ax.set_ylim(min(-0.02, 0), 1.05)
+    ax.plot([low, 1], [low, 1], "--", color=style.CEILING, linewidth=1.2, label="as predicted")
+    ax.set_ylim(0, 1.05)
 
 
 def draw_by_gap(
@@ -112,7 +116,8 @@ def draw_by_gap(
     parts = np.array_split(order, min(6, len(order)))
     fig, (ax,) = style.figure(width=7.4)
     palette, marks = style.colors(list(right)), style.markers(list(right))
-    for name, hits in right.items():
+    shift = 0.012 * (gaps.max() if len(gaps) else 1)  # so that the whiskers of two judges stand side by side
+    for k, (name, hits) in enumerate(right.items()):
         hits = np.asarray(hits, dtype=float)
         ys = [hits[p].mean() for p in parts]
         half = [
@@ -124,7 +129,7 @@ def draw_by_gap(
             [min(1, y + h) for y, h in zip(ys, half, strict=True)],
         )
         ax.errorbar(
-            [gaps[p].mean() for p in parts],
+            [gaps[p].mean() + (k - (len(right) - 1) / 2) * shift for p in parts],
             ys,
             yerr=ends,
             fmt=f"{marks[name]}-",
@@ -139,7 +144,7 @@ def draw_by_gap(
             [ceiling[p].mean() for p in parts],
             "--",
             color=style.CEILING,
-            label="one annotator",
+            label="one annotator, asked once",
         )
     style.chance(ax)
     ax.set_ylim(0, 1.05)
@@ -154,24 +159,41 @@ def draw_by_gap(
 
 
 def draw_reward_against_gold(
-    gold: Sequence[float], reward: Sequence[float], categories: Sequence[str]
+    gold: Sequence[float], reward: Sequence[float], categories: Sequence[str], prompts: Sequence[str]
 ) -> Figure:
-    """One dot an answer: the learnt reward against the true utility, coloured by section."""
-    fig, (ax,) = style.figure(width=7.2, height=4.2)
+    """One dot an answer, reward against truth, coloured by section: as they are, and without each prompt's mean."""
+    fig, axes = style.figure(1, 2, width=10.4, height=4.0)
     names = list(dict.fromkeys(categories))
     palette, marks = style.colors(names), style.markers(names)
-    gold, reward, categories = np.asarray(gold), np.asarray(reward), np.asarray(categories)
-    for name in names:
-        here = categories == name
-        ax.plot(
-            gold[here], reward[here], marks[name], color=palette[name], alpha=0.4, markersize=4.5, label=name
-        )
-    for handle in style.legend_outside(ax).legend_handles:
-        handle.set_alpha(1)
+    values, categories = [np.asarray(v, dtype=float) for v in (gold, reward)], np.asarray(categories)
+    within = [without_means(v, prompts) for v in values]
+    for ax, (x, y) in zip(axes, (values, within), strict=True):
+        for name in names:
+            here = categories == name
+            look = {"color": palette[name], "marker": marks[name], "linestyle": "none"}
+            ax.plot(x[here], y[here], alpha=0.35, markersize=4, label=name, **look)
+            if ax is axes[0]:
+                look |= {"markeredgecolor": "black", "markeredgewidth": 1.5, "zorder": 4}
+                ax.plot([x[here].mean()], [y[here].mean()], markersize=13, label=f"_{name}", **look)
     style.label(
-        ax, "Learnt reward against the truth, one dot an answer", "gold utility (0 to 10)", "reward (no unit)"
+        axes[0], "All answers (large: the mean of a section)", "gold utility (0 to 10)", "reward (no unit)"
     )
+    style.label(
+        axes[1],
+        "The same, each prompt's mean taken off",
+        "gold minus the prompt's mean",
+        "reward minus the prompt's mean",
+    )
+    for handle in style.legend_outside(axes[1]).legend_handles:
+        handle.set_alpha(1)
     return fig
+
+
+def without_means(values: Sequence[float], groups: Sequence[str]) -> np.ndarray:
+    """Each value minus the mean of its group: what is left is the comparison inside the group."""
+    values = np.asarray(values, dtype=float)
+    _, place = np.unique(np.asarray(groups), return_inverse=True)
+    return values - (np.bincount(place, values) / np.bincount(place))[place]
 
 
 def draw_edits(
@@ -230,12 +252,12 @@ def draw_both_orders(shown_first: Sequence[float], shown_second: Sequence[float]
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     style.label(ax, "The same pair, asked twice", "P(chosen), shown as A", "P(chosen), shown as B")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), fontsize=8.5, frameon=False)
+    pull = float((first - second).mean())
     gap.hist(first - second, bins=np.linspace(-1, 1, 41), color=style.SKY, edgecolor="white")
     gap.axvline(0, color="black", linewidth=1)
-    gap.axvline(
-        (first - second).mean(), color=style.VERMILION, linestyle="--", label="mean: the pull of place A"
-    )
-    style.label(gap, "What the place alone is worth", "P(chosen as A) - P(chosen as B)", "pairs", legend=True)
+    gap.axvline(pull, color=style.VERMILION, linestyle="--", label=f"mean: place A is worth {pull:+.3f}")
+    style.label(gap, "What the place alone is worth", "P(chosen as A) - P(chosen as B)", "pairs")
+    gap.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), fontsize=8.5, frameon=False)
     return fig
 
 
@@ -293,8 +315,8 @@ def draw_two_confidences(scalar: Sequence[float], pairwise: Sequence[float], rig
     style.legend_outside(ax)
     style.label(
         ax,
-        "Two judges on the same held-out pairs",
+        "Two judges, the same pairs: do they err together?",
         "P(chosen) by the scalar model",
-        "P(chosen) by the pairwise model",
+        "P(chosen) by the pairwise model, both orders",
     )
     return fig
