@@ -132,7 +132,8 @@ def _run(args: argparse.Namespace) -> int:
         )
     )
     if args.store_outputs and status == 0:
-        for path in results.store_outputs(run, folder):
+        ran = [book.name for book in notebooks.select(folder, args.only, args.start)]
+        for path in results.store_outputs(run, folder, ran):
             print(f"stored {path.name}")
         results.store_timings(run, args.profile)
         if folder == notebooks.FOLDER:

@@ -216,6 +216,9 @@ def test_notebooks_run_in_order_are_found_again_and_collected(folder, capsys, mo
     out = capsys.readouterr().out
     assert "[1/2] 00_a: found" in out and "[2/2] 01_b: done in" in out
     # the lessons take the outputs, but not the runner's traces
+    before = (folder / "01_b.ipynb").read_text()
+    assert [path.name for path in results.store_outputs(runs.open_run("trial"), folder, ["00_a"])] == ["00_a.ipynb"]
+    assert (folder / "01_b.ipynb").read_text() == before  # of other lessons the run may hold outputs of older code
     results.store_outputs(runs.open_run("trial"), folder)
     stored = nbformat.read(folder / "01_b.ipynb", 4)
     assert stored.cells[-2].outputs[0].text == "changed\n" and len(stored.cells) == 5

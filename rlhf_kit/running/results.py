@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import yaml
@@ -49,18 +50,21 @@ def conclude(run: Run) -> int:
     return 1 if outside else 0
 
 
-def store_outputs(run: Run, folder: Path = notebooks.FOLDER) -> list[Path]:
-    """Copies the run's executed notebooks, cleaned, over the lessons in `folder`, and the README's figure."""
+def store_outputs(run: Run, folder: Path = notebooks.FOLDER, only: Collection[str] | None = None) -> list[Path]:
+    """Copies the run's executed notebooks, cleaned, over the lessons in `folder`, and the README's figure.
+
+    only: names of the notebooks to copy; None copies all that the run holds.
+    """
     stored = []
-    executed = records(run, "executed")
+    executed = {name: record for name, record in records(run, "executed").items() if only is None or name in only}
     solved = [n for n, r in executed.items() if r["value"].get("parameters", {}).get("EXERCISES") == "solution"]
     if solved:
         raise KitError(f"{solved[0]} was executed with EXERCISES=solution; run it without, or its solutions would be stored")
     for name in executed:
-        executed = run.path / "notebooks" / f"{name}.ipynb"
-        if executed.is_file() and (folder / executed.name).is_file():
-            notebooks.clean(executed, folder / executed.name)
-            stored.append(folder / executed.name)
+        book = run.path / "notebooks" / f"{name}.ipynb"
+        if book.is_file() and (folder / book.name).is_file():
+            notebooks.clean(book, folder / book.name)
+            stored.append(folder / book.name)
     if not stored:
         raise KitError(f"run {run.name} holds no executed notebooks to store")
     figure = run.path / "figures" / FIGURE.name
