@@ -141,5 +141,5 @@ def test_it_works_from_a_disk(opened, smoke_course):
     page = opened("phone")
     page.goto((smoke_course.run / "site" / "index.html").as_uri())
     page.click(".side summary")
-    page.click("nav.side li >> nth=1 >> a")
+    page.click("nav.side li a >> nth=1")
     assert page.url.endswith("00_start_here.html") and not page.errors
