@@ -207,9 +207,9 @@ def move_all(view, in_words: Collection[tuple[str, str]] = ()) -> tuple[int, lis
     in_words: (view, control) of which it is enough that the words follow.
     """
     name, dead, tried = name_of(view), [], 0
-    for row in view.locator(".widget-hbox").first.locator(":scope > *").all():
+    for row in view.locator(".widget-hbox").first.locator(":scope > :not(.widget-hbox)").all():  # but for the buttons, which stand together
         if not row.locator("label").count():
-            continue  # a button, or words
+            continue  # words
         text = row.locator("label").first.inner_text().strip()
         if (name, text) in SILENT:
             continue
