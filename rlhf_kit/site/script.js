@@ -39,6 +39,10 @@
     here();
     document.querySelectorAll(".find").forEach(function (box) {
       var field = document.createElement("input"), rows = box.querySelectorAll("tbody tr");
+      var names = [].map.call(box.querySelectorAll("th"), function (head) { return head.textContent; });
+      rows.forEach(function (row) {  // on a phone the cells stand below one another, each with the name of its column
+        [].forEach.call(row.cells, function (cell, place) { cell.dataset.label = names[place]; });
+      });
       field.className = "look";
       field.type = "search";
       field.placeholder = "find in " + rows.length + " entries";
