@@ -27,8 +27,8 @@ test:  ## unit tests, and every notebook at the smoke profile
 lint: env  ## ruff
 	@$(PY) -m ruff check .
 
-lab: env  ## open JupyterLab on the notebooks
-	@$(PY) -m jupyterlab --notebook-dir=. notebooks $(ARGS)
+lab: env  ## open JupyterLab at the first lesson; its file browser reaches runs/ and data/ too
+	@$(PY) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ARGS)
 
 doctor: env  ## what this machine can do, which profile fits, what is missing
 	@$(PY) -m rlhf_kit doctor $(ARGS)

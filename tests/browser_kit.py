@@ -84,7 +84,7 @@ def lab_command(port: int) -> list[str]:
 def lab(browser, tmp_path_factory):
     """A JupyterLab of its own, with no settings of this machine: its address, its folder and the root of its runs."""
     home = tmp_path_factory.mktemp("lab")
-    work = home / "notebooks"  # `make lab` serves this folder of the project
+    work = home / "notebooks"  # below the folder that is served, as in the project
     work.mkdir()
     # All cells stay in the page, also those that are scrolled away; nobody is asked about news.
     for plugin, values in (("notebook-extension/tracker", {"windowingMode": "none"}), ("apputils-extension/notification", {"fetchNews": "false"})):
@@ -130,7 +130,7 @@ def open_notebook(browser, lab, place: str, known: Iterable[str] = ()):
     page.on("pageerror", lambda error: told(str(error)))
     page.on("request", lambda request: None if request.url.startswith((lab.address, "data:", "blob:", "ws://127.0.0.1")) else told(f"asks for {request.url}"))
     # a workspace of its own, so that no notebook of before is opened again, with another kernel
-    page.goto(f"{lab.address}/lab/workspaces/{Path(place).stem}/tree/{place}?token={TOKEN}", timeout=120_000)
+    page.goto(f"{lab.address}/lab/workspaces/{Path(place).stem}/tree/notebooks/{place}?token={TOKEN}", timeout=120_000)
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
     page.wait_for_function("document.body.innerText.includes('| Idle')", timeout=120_000)  # the kernel is there
     return page
@@ -207,9 +207,9 @@ def move_all(view, in_words: Collection[tuple[str, str]] = ()) -> tuple[int, lis
     in_words: (view, control) of which it is enough that the words follow.
     """
     name, dead, tried = name_of(view), [], 0
-    for row in view.locator(".widget-hbox").first.locator(":scope > *").all():
+    for row in view.locator(".widget-hbox").first.locator(":scope > :not(.widget-hbox)").all():  # but for the buttons, which stand together
         if not row.locator("label").count():
-            continue  # a button, or words
+            continue  # words
         text = row.locator("label").first.inner_text().strip()
         if (name, text) in SILENT:
             continue

@@ -175,9 +175,11 @@ def test_the_doctor_names_the_machine_the_profiles_and_what_is_missing(capsys, m
     out = capsys.readouterr().out
     for name in profiles.known():
         assert re.search(rf"^  {name} +(fits|needs .+)$", out, re.M)
-    assert re.search(r"gpu +needs .*a CUDA GPU", out) and "device: " in out
+    assert re.search(r"gpu +needs (.+\n +needs )*a CUDA GPU", out) and "device: cpu " in out
+    run = re.search(r"run the course here \((\w+)\): +(\S+) -m (rlhf_kit run --profile \w+)$", out, re.M)
+    assert run and shutil.which(run[2]) and cli.parser().parse_args(run[3].split()[1:]).profile == run[1]  # it runs as it stands
     assert cli.main(["doctor", "--profile", "gpu"]) == 1
-    assert "profile gpu here: profile gpu needs a CUDA GPU" in capsys.readouterr().out
+    assert "Profile gpu cannot run here: needs a CUDA GPU" in capsys.readouterr().out
     assert cli.main(["doctor", "--profile", "labtop"]) == 2
     assert "unknown profile 'labtop'" in capsys.readouterr().err
 
