@@ -112,21 +112,36 @@ def test_the_site_folds_hints_and_solutions(path):
         assert solved[f"exercise-{n}-answer"].source.split() == text.split()
 
 
-@each_lesson
-def test_a_solutions_notebook_runs_alone_at_smoke(path, tmp_path):
-    import papermill
+EXECUTE = """
+import json, sys, traceback
+import papermill
+for spec in json.loads(sys.argv[1]):
+    try:
+        papermill.execute_notebook(spec["source"], spec["output"], parameters=spec["parameters"], cwd=spec["cwd"], progress_bar=False)
+    except Exception:
+        open(spec["output"] + ".error", "w", encoding="utf-8").write(traceback.format_exc())
+"""
 
-    env = {"PROFILE": "smoke", "RUN": "solutions", "INTERACTIVE": False}
-    code = (
-        "import json, sys, papermill; s = json.loads(sys.argv[1]); "
-        "papermill.execute_notebook(s['source'], s['output'], parameters=s['parameters'], cwd=s['cwd'], progress_bar=False)"
-    )
-    assert papermill  # in a process of its own, as the kit's runner does
-    source = solutions.path_of(path)
-    spec = {"source": str(source), "output": str(tmp_path / "out.ipynb"), "parameters": env, "cwd": str(source.parent)}
-    done = run([sys.executable, "-c", code, json.dumps(spec)], tmp_path)
+
+@pytest.fixture(scope="module")
+def ran_alone(request, tmp_path_factory):
+    """Where the chosen solutions notebooks are, executed: each in a kernel of its own, all from one process as the kit's runner is one."""
+    folder, name = tmp_path_factory.mktemp("solutions"), "test_a_solutions_notebook_runs_alone_at_smoke"
+    chosen = [item.callspec.params["path"] for item in request.session.items if getattr(item, "originalname", "") == name]
+    sources = [solutions.path_of(path) for path in dict.fromkeys(chosen)]
+    given = {"PROFILE": "smoke", "RUN": "solutions", "INTERACTIVE": False}
+    specs = [{"source": str(s), "output": str(folder / s.name), "parameters": given, "cwd": str(s.parent)} for s in sources]
+    done = run([sys.executable, "-c", EXECUTE, json.dumps(specs)], folder)
     assert done.returncode == 0, done.stderr[-3000:]
-    said = [o.text for c in nbformat.read(tmp_path / "out.ipynb", 4).cells for o in c.get("outputs", []) if "text" in o]
+    return folder
+
+
+@each_lesson
+def test_a_solutions_notebook_runs_alone_at_smoke(path, ran_alone):
+    output = ran_alone / path.name
+    error = output.with_name(path.name + ".error")
+    assert not error.exists(), error.read_text(encoding="utf-8")[-3000:]
+    said = [o.text for c in nbformat.read(output, 4).cells for o in c.get("outputs", []) if "text" in o]
     assert [n for n in NAMES if n.startswith(path.name[:2]) and f"exercise {n}, right" not in "".join(said)] == []
 
 
@@ -134,7 +149,7 @@ def run(command, runs, **more):
     import os
 
     env = {**os.environ, "RLHF_KIT_RUNS": str(runs), "PYTHONPATH": str(PROJECT), **more}
-    return subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=1500)
 
 
 # ---------------------------------------------------------------- stubs and modes
