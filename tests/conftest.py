@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
-WORKER = os.environ.get("PYTEST_XDIST_WORKER")
-if WORKER:  # the processes share the cores; each computes, and lets its kernels compute, with one thread
-    for name in ("RLHF_KIT_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +12,15 @@ from types import SimpleNamespace
 
 import pytest
 from browser_kit import artefacts, browser, lab  # noqa: F401  fixtures
+
+# Before anything imports torch or a library of the hub.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+if WORKER:  # the processes share the cores; each computes, and lets its kernels compute, with one thread
+    for name in ("RLHF_KIT_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 PROJECT = Path(__file__).resolve().parents[1]
 STORIES = Path(__file__).resolve().parents[1].parent / "shared" / "realdata" / "stories260K" / "hf"
