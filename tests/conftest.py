@@ -44,11 +44,13 @@ LONG = (
     ("test_colab_profile.py",),
     ("test_launch.py",),
     ("test_browser.py", "test_browser_course.py", "test_browser_site.py"),
+    ("test_exercises.py",), ("test_lora.py",), ("test_own.py",), ("test_runner.py",), ("test_training.py",), ("test_stages.py",),
 )  # fmt: skip
 PLACE = {name: place for place, names in enumerate(LONG) for name in names}
 GIGABYTES = 3  # that a process and the kernel, engine or browser it has started may take
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config) -> int:
     """For `-n auto`: a process a core, and no more than fit into the free memory; PYTEST_XDIST_AUTO_NUM_WORKERS decides otherwise."""
     import psutil
