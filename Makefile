@@ -20,9 +20,9 @@ env:  ## make .venv with the pinned dependencies (other targets do it for you)
 tutorial: env  ## run the whole course headlessly: notebooks, claims and a browsable site under runs/
 	@$(PY) -m rlhf_kit run --profile $(PROFILE) --seed $(SEED) $(ARGS)
 
-test:  ## unit tests, and every notebook at the smoke profile
+test:  ## unit tests, and every notebook at the smoke profile, in one process a core (ARGS="-n 0 -k word": some of them, in one)
 	@$(PYTHON) scripts/setup_env.py --vllm
-	@$(PY) -m pytest tests $(ARGS)
+	@$(PY) -m pytest -n auto $(ARGS)
 
 lint: env  ## ruff
 	@$(PY) -m ruff check .
