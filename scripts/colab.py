@@ -29,7 +29,8 @@ if "google.colab" in sys.modules:
     assert REPOSITORY, "set REPOSITORY above to this notebook's repository"
     KIT = "/content/kit"
     if not os.path.isdir(KIT):
-        subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, KIT], check=True)
+        clone = ["git", "clone", "-q", "--depth", "1"]
+        subprocess.run([*clone, REPOSITORY, KIT], check=True)
     os.chdir(KIT)
     sys.path.insert(0, KIT)
     install = [sys.executable, "scripts/colab.py"]
