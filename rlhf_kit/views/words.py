@@ -41,6 +41,14 @@ def against_chance(what: str, value: float, low: float, high: float, n: int) -> 
     return f"{what}: {value:.3f} on {n} pairs (95 % interval {low:.3f} to {high:.3f}), {place}"
 
 
+def labels_and_truth(found: Mapping[str, Any]) -> str:
+    """Two lines on `stages.reward_accuracy_heldout`: agreement with the labels beside that with the true order, and which is more."""
+    truth, low, high = (found[f"gold_{key}"] for key in ("accuracy", "low", "high"))
+    more = "more" if truth > found["accuracy"] else "not more"
+    beside = f"agreement with the labels {found['accuracy']:.3f}, with the true order {truth:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{beside}\nthe model agrees {more} often with the truth than with the very labels that it was tested on"
+
+
 def against_half(what: str, value: float, low: float, high: float) -> str:
     """One sentence on a share that means nothing at one half: a win rate, an accuracy."""
     place = "above one half" if low > 0.5 else "below one half" if high < 0.5 else "not told apart from one half"
