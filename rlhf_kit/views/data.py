@@ -320,7 +320,7 @@ def draw_label_noise(
     style.label(ax, "How often the label is right, by distance", distance, "right labels (share of pairs)", legend=True)
     ax.legend(loc="lower right", frameon=False, fontsize=9)
     counts.hist(np.abs(gaps), bins=20, color=style.SKY, edgecolor="white")
-    style.label(counts, "How far apart the pairs are", distance, "pairs (number)")
+    style.label(counts, "How far apart the pairs are (equal ones left out)", distance, "pairs (number)")
     return fig
 
 
