@@ -90,6 +90,7 @@ def test_a_change_after_the_execution_is_found(tmp_path):
     cells = [nbformat.v4.new_markdown_cell("# 00"), code("PROFILE = 'smoke'", metadata={"tags": ["injected-parameters"]}),
              code("address = ''", metadata={"tags": ["colab"]}), code("x = 1"), code("x")]  # fmt: skip
     cells[3].outputs = [nbformat.v4.new_output("stream", name="stderr", text="noise"), nbformat.v4.new_output("stream", text="in /home/me/x\n")]
+    cells[4].outputs = [nbformat.v4.new_output("stream", text=part) for part in ("one line in", " two pieces\n", "another\n")]
     cells[3].metadata["execution"] = {"iopub.status.busy": "now"}
     book = nbformat.v4.new_notebook(cells=cells, metadata={"widgets": {}, "papermill": {}, "kernelspec": {"name": "mine", "display_name": "Mine"}})
     nbformat.write(book, tmp_path / "executed.ipynb")
@@ -98,6 +99,7 @@ def test_a_change_after_the_execution_is_found(tmp_path):
         notebooks.clean(tmp_path / "executed.ipynb", tmp_path / "stored.ipynb")
         stored[name] = nbformat.read(tmp_path / "stored.ipynb", 4)
     assert not stale(stored) and faults(stored["00"]) == [f"cell {cells[3].id}: '/home/m' in an output"]
+    assert [o.text for o in stored["00"].cells[3].outputs] == ["one line in two pieces\nanother\n"]
     assert len(faults(nbformat.from_dict({**book}))) >= 5
     stored["01"].cells[1].source = "address = 'of a published copy'"
     assert not stale(stored)

@@ -300,6 +300,9 @@ def clean(executed: Path, target: Path) -> None:
                 continue
             if "execution_count" in output:
                 output.execution_count = count
+            if output.output_type == "stream" and kept and kept[-1].output_type == "stream":
+                kept[-1].text += output.text  # where a kernel flushes is chance: a line may come in two pieces
+                continue
             kept.append(output)
         cell.outputs = kept
     write_text(target, nbformat.writes(book) + "\n")

@@ -12,7 +12,7 @@ from rlhf_kit.evaluation.benches import (
     paper_table as paper_table,  # lesson 09 shows the paper's tables beside its own
 )
 from rlhf_kit.views import style
-from rlhf_kit.views.policy import arm_rows
+from rlhf_kit.views.loop import arm_rows
 
 
 def put_changes(ax: Axes, rows: Sequence[Mapping]) -> None:
