@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rlhf_kit.errors import KitError
+from rlhf_kit.evaluation.benches import paper_table
 from rlhf_kit.runs import open_run
 from rlhf_kit.views import evaluation as draw
 from rlhf_kit.views.files import save_figure
@@ -69,14 +70,14 @@ def test_changes_parts_and_skills():
 @pytest.mark.parametrize(("name", "rows", "columns"), [
     ("table1_rewardbench", 4, 4), ("table2_chat", 6, 3), ("table3_academic", 4, 6), ("table4_ablation", 3, 10)])  # fmt: skip
 def test_paper_tables(name, rows, columns):
-    found = draw.paper_table(name)
+    found = paper_table(name)
     assert (len(found["rows"]), len(found["columns"])) == (rows, columns)
     assert found["verified"] is False and "2405.07863" in found["source"]
 
 
 def test_unknown_paper_table_names_the_known_ones():
     with pytest.raises(KitError, match="table2_chat"):
-        draw.paper_table("table9")
+        paper_table("table9")
 
 
 def test_a_saved_figure_replaces_the_old_one(tmp_path):

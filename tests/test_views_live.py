@@ -218,6 +218,16 @@ def test_the_verdict_names_its_policies_and_draws_all_that_its_legend_names():
     assert len(diamond.get_xdata()) == 1
 
 
+@pytest.mark.parametrize("seeds", [None, [0.2, 0.5, 0.9]])
+def test_the_legend_of_the_verdict_is_not_cut_at_the_edge(seeds):
+    figure = verdict.draw_verdict(evaluation_rows(), seeds).figure
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    plt.close(figure)
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and len(legend.get_texts()) == 4
+
+
 def test_force_field_shows_the_real_path():
     found = force_field.paths(histories(), 0.1)
     assert found["mine"].shape == (8, 3)  # the row without rewards is no step
