@@ -93,3 +93,9 @@ def test_tables_beside_the_papers_say_whose_numbers_are_whose():
     rows, heads = judged.beside("table2_chat", {"mine": {"Arena-Hard (%)": 51.0}}, ["MT-Bench", "Arena-Hard (%)"])
     assert heads == ["model", "numbers of", "MT-Bench", "Arena-Hard (%)"]
     assert rows[0] == ["SFT (theirs)", "paper, unverified", 7.69, 5.6] and rows[-1] == ["mine", "this run", None, 51.0]
+
+
+def test_faults_are_named_detector_by_detector():
+    rows = [{"name": "a", "biased": True, "slope_biased": True}, {"name": "b", "biased": False, "slope_biased": True}]
+    assert judged.say_judge_faults(rows) == "taste for place found in: a\ntaste for length found in: a, b"
+    assert judged.say_judge_faults(rows[1:]).startswith("taste for place found in: nobody\n")

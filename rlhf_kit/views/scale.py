@@ -28,6 +28,17 @@ def plan_rows(plan: Mapping) -> list[list]:
             for step in _once(plan)]
 
 
+def say_plan(plan: Mapping) -> str:
+    """Three lines on `planner.plan`: processes and card, problems, licences to accept."""
+    card = f" on {plan['card']['name']}" if plan["card"] else ""
+    licences = "; ".join(f"{name}: {text}" for name, text in plan["licences"].items())
+    return "\n".join((
+        f"{plan['processes']} process(es){card}",
+        "problems: " + ("; ".join(plan["problems"]) or "none found"),
+        "licences: " + (licences or "none to accept"),
+    ))  # fmt: skip
+
+
 def plan_hours(plan: Mapping) -> list[tuple[str, float, float]]:
     """(step, least, most) hours of the steps whose time the plan reckons."""
     return [(step["name"], *step["hours"]) for step in _once(plan) if step.get("hours")]
