@@ -208,3 +208,12 @@ def test_a_plan_says_where_it_runs_what_is_wrong_and_what_must_be_accepted():
     assert say_plan(bare).splitlines() == ["1 process(es)", "problems: none found", "licences: none to accept"]
     full = {"processes": 8, "card": {"name": "A100"}, "problems": ["too large", "too slow"], "licences": {"llama": "its licence"}}
     assert say_plan(full).splitlines() == ["8 process(es) on A100", "problems: too large; too slow", "licences: llama: its licence"]
+
+
+def test_a_plan_without_a_released_model_still_has_its_rows():
+    from rlhf_kit.planning import planner
+    from rlhf_kit.views.scale import plan_rows
+
+    rows = {row[0]: row for row in plan_rows(planner.plan("smoke"))}  # its base model is made on the spot and has no name
+    assert list(rows) == ["sft", "reward", "pairwise", "sample-1", "score-1", "dpo-1", "evaluation"]
+    assert rows["sft"][1] is None and rows["sft"][2] == rows["sft"][3] > 100_000

@@ -24,7 +24,7 @@ def _once(plan: Mapping) -> list[Mapping]:
 
 def plan_rows(plan: Mapping) -> list[list]:
     """A row a step of `planner.plan`: step, model, parameters, those trained, rows, hours."""
-    return [[step["name"], step["models"][0], step.get("parameters"), step.get("trained"), step.get("rows"), _span(step.get("hours"))]
+    return [[step["name"], next(iter(step["models"]), None), step.get("parameters"), step.get("trained"), step.get("rows"), _span(step.get("hours"))]
             for step in _once(plan)]
 
 
