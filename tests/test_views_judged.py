@@ -114,3 +114,9 @@ def test_what_a_reward_model_has_learnt_in_words():
     said = words.learnt(0.6, beyond)
     assert "knows something" in said and "longer" not in said
     assert "more than 'the longer answer wins', which is right on 0.700 of them" in words.learnt(0.6, {**beyond, "low": -0.1})
+
+
+def test_faults_are_named_detector_by_detector():
+    rows = [{"name": "a", "biased": True, "slope_biased": True}, {"name": "b", "biased": False, "slope_biased": True}]
+    assert judged.say_judge_faults(rows) == "taste for place found in: a\ntaste for length found in: a, b"
+    assert judged.say_judge_faults(rows[1:]).startswith("taste for place found in: nobody\n")

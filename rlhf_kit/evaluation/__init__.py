@@ -51,6 +51,7 @@ from rlhf_kit.evaluation.statistics import (
     cluster_interval,
     paired_difference,
     seeds_interval,
+    share_interval,
 )
 from rlhf_kit.evaluation.win_rates import (
     compare_policies,
@@ -67,6 +68,6 @@ __all__ = [
     "compare_policies", "diversity", "elo", "estimate_difficulty", "expected_calibration_error",
     "extreme_change", "hacking_report", "judge_policies", "length_bias", "length_controlled_win_rate", "length_histogram",
     "longer", "paired_difference", "position_bias", "reliability_table", "reward_accuracy",
-    "reward_length_correlation", "rewardbench_sections", "sampled_kl", "seeds_interval", "shorter",
+    "reward_length_correlation", "rewardbench_sections", "sampled_kl", "seeds_interval", "share_interval", "shorter",
     "style_of", "win_rate", "win_rate_of", "win_rates_by_category",
 ]

@@ -81,6 +81,12 @@ def fault_row(name: str, place: Mapping | None, length: Mapping) -> dict:
     return {"name": name, **(place or unseen), **{key: length[found] for key, found in ends.items()}}
 
 
+def say_judge_faults(rows: Sequence[Mapping]) -> str:
+    """Two lines: in which judges each detector found a taste. rows: of `fault_row`."""
+    found = [("place", "biased"), ("length", "slope_biased")]
+    return "\n".join(f"taste for {what} found in: " + (", ".join(row["name"] for row in rows if row[key]) or "nobody") for what, key in found)
+
+
 def draw_judge_faults(rows: Sequence[Mapping]) -> Figure:
     """What the two detectors say of every judge, with 95 % intervals; filled where they raise the alarm.
 

@@ -101,9 +101,9 @@ def _told(rows: Sequence[Mapping], names: Sequence[str], upto: int, share: np.nd
         if gain > 0:
             whose = "a fresh answer of the last policy" if best["role"] == "new" else "another answer of SFT"
             text += f"Outside the pair, {whose} gained most: {gain:.2f} percentage points. "
+    listed = f" (the table lists {LISTED})" if len(rows) > LISTED else ""
     return (
-        text
-        + f"All {len(rows)} answers that were followed{f' (the table lists {LISTED})' if len(rows) > LISTED else ''} went together from {100 * (1 - share[-1, 0]):.1f} % "
+        text + f"All {len(rows)} answers that were followed{listed} went together from {100 * (1 - share[-1, 0]):.1f} % "
         f"to {100 * (1 - share[-1, upto]):.1f} % of the probability."
     )
 
