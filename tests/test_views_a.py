@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rlhf_kit.evaluation import cluster_interval
-from rlhf_kit.views import clip, escape, reward, sft, style, table, tables, tokens_html
+from rlhf_kit.views import clip, escape, policy, reward, sft, style, table, tables, tokens_html
 from rlhf_kit.views import data as figures
 
 
@@ -149,6 +149,22 @@ def test_reward_figures():
     drawn(reward.draw_edits(["shuffled"], [(-1.0, -1.5, -0.5)]))
     drawn(reward.draw_difference_by_section(["all", "chat"], [(0.1, -0.1, 0.3), (0.0, 0.0, 0.0)], "scalar", "pairwise"))
     drawn(reward.draw_two_confidences([0.2, 0.9], [0.6, 0.7], [True, False]))
+
+
+def test_whiskers_of_shares_are_wilsons_also_where_all_are_right():
+    predicted, gaps = np.linspace(0.6, 0.9, 10), np.arange(1.0, 11.0)
+    fig, (ax,) = style.figure()
+    reward.draw_reliability(ax, predicted, np.ones(10), bins=2)
+    marks = [ax.containers[0], reward.draw_by_gap(gaps, {"ours": np.ones(10)}).axes[0].containers[0],
+             figures.draw_label_noise(np.full(5, 1.5), np.full(5, 0.8)).axes[0].containers[0],
+             policy.draw_wrong_by_margin(gaps, np.ones(10), bins=2).axes[0].containers[0]]  # fmt: skip
+    for drawn_mark, n in zip(marks, (5, 2, 5, 5), strict=True):
+        assert drawn_mark.lines[2][0].get_segments()[0][0, 1] == pytest.approx(n / (n + 1.959964**2))
+
+
+def test_wrong_labels_of_a_single_pair():
+    fig = drawn(policy.draw_wrong_by_margin([0.4], [1.0]))
+    assert "fewer to the right" in texts(fig) and list(fig.axes[1].lines[0].get_ydata()) == [1.0]
 
 
 def test_both_orders_marks_exactly_the_flips():

@@ -10,6 +10,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 
 from rlhf_kit.evaluation import cluster_interval
 from rlhf_kit.views import style
+from rlhf_kit.views.rows import share_of
 
 # name -> (x, y, text, lessons, kind); the loop runs round on the right.
 _MAP = {
@@ -298,15 +299,13 @@ def draw_label_noise(
     fig, (ax, counts) = style.figure(1, 2, width=9.6, height=3.6, width_ratios=[2, 1])
     for k in sorted(set(place.tolist())):
         here = place == k
-        share, n = float((gaps[here] > 0).mean()), int(here.sum())
-        half = 1.96 * np.sqrt(max(share * (1 - share), 0.25 / n) / n)
+        share, low, high = share_of(gaps[here] > 0)
         first = k == min(place)
         x = float(np.abs(gaps[here]).mean())
-        ends = style.errors([share], [max(0, share - half)], [min(1, share + half)])
         ax.errorbar(
             [x],
             [share],
-            yerr=ends,
+            yerr=style.errors([share], [low], [high]),
             fmt="o",
             color=style.MODEL,
             capsize=3,

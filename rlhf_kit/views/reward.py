@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from rlhf_kit.evaluation import share_interval
 from rlhf_kit.views import style
+from rlhf_kit.views.rows import share_of
 
 
 def draw_bradley_terry(gaps: Sequence[float], losses: Sequence[float]) -> Figure:
@@ -90,13 +92,11 @@ def draw_reliability(ax, predicted: Sequence[float], outcome: Sequence[float], b
     predicted, outcome = np.asarray(predicted, dtype=float), np.asarray(outcome, dtype=float)
     order = np.argsort(predicted, kind="stable")
     for k, part in enumerate(np.array_split(order, min(bins, len(order)))):
-        share, n = outcome[part].mean(), len(part)
-        half = 1.96 * np.sqrt(max(share * (1 - share), 0.25 / n) / n)
-        ends = style.errors([share], [max(0.0, share - half)], [min(1.0, share + half)])
+        share, low, high = share_of(outcome[part])
         ax.errorbar(
             [predicted[part].mean()],
             [share],
-            yerr=ends,
+            yerr=style.errors([share], [low], [high]),
             fmt="o",
             color=style.MODEL,
             capsize=3,
@@ -120,14 +120,7 @@ def draw_by_gap(
     for k, (name, hits) in enumerate(right.items()):
         hits = np.asarray(hits, dtype=float)
         ys = [hits[p].mean() for p in parts]
-        half = [
-            1.96 * np.sqrt(max(y * (1 - y), 0.25 / len(p)) / len(p)) for y, p in zip(ys, parts, strict=True)
-        ]
-        ends = style.errors(
-            ys,
-            [max(0, y - h) for y, h in zip(ys, half, strict=True)],
-            [min(1, y + h) for y, h in zip(ys, half, strict=True)],
-        )
+        ends = style.errors(ys, *share_interval(ys, [len(p) for p in parts]))
         ax.errorbar(
             [gaps[p].mean() + (k - (len(right) - 1) / 2) * shift for p in parts],
             ys,
