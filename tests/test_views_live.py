@@ -247,7 +247,7 @@ def test_mass_adds_up_and_tells_of_the_fallen_chosen_answer():
     assert np.allclose(share.sum(axis=0), 1) and share[0, 0] == pytest.approx(math.exp(-2))
     with capture_output():
         made = live.where_did_the_mass_go(mass_rows(), interactive=False)
-    assert made.said.text.startswith("From SFT to 2: the chosen answer fell by 1.00 nats, the rejected one fell by 4.00, so the gap grew by 3.00")
+    assert made.said.text.startswith("From SFT to training 2: the chosen answer fell by 1.00 nats, the rejected one fell by 4.00, so the gap grew by 3.00")
     gain = 100 * (math.exp(-1) - math.exp(-4))
     assert f"a fresh answer of the last policy gained most: {gain:.2f} percentage points" in made.said.text
 
