@@ -92,6 +92,21 @@ def test_lengths_with_one_row_in_a_group():
     drawn(figures.draw_lengths({"all": [3, 4, 5], "chat": [3]}, {"all": [3, 4, 9], "chat": [5]}))
 
 
+def test_all_pairs_stand_beside_a_group_of_that_name():
+    pairs = [{"prompt_id": i, "source": source} for i, source in enumerate(("all", "all", "b"))]
+    found = figures.by_group(pairs, {"chosen": [1, 2, 3]}, "source")
+    assert {name: of["chosen"] for name, of in found.items()} == {"all pairs": [1, 2, 3], "all": [1, 2], "b": [3]}
+    assert list(found)[0] == "all pairs"
+    assert list(figures.by_group(pairs[:2], {}, "source")) == ["all"]
+
+
+def test_dollar_signs_in_names_are_no_formula():
+    broken, formula = "a$_{$b", "$x$"  # the first is no formula at all, and ended the drawing
+    fig = drawn(figures.draw_lengths({broken: [3, 4], formula: [3, 5]}, {broken: [3, 4], formula: [5, 6]}))
+    assert broken in texts(fig) and not any(text.get_parse_math() for text in fig.axes[0].get_xticklabels())
+    drawn(figures.draw_ledger(3, 1, {broken: 2}, formula))
+
+
 def test_two_policies_are_compared_on_the_same_prompts_only():
     before, after = figures.same_prompts(ROWS, "sft", "online", 0.0)
     assert [row["prompt_id"] for row in before] == [row["prompt_id"] for row in after] == list(range(12))
@@ -124,7 +139,7 @@ def test_sft_figures():
     assert len(fig.axes) == 2 and fig.axes[0].lines[0].get_ydata()[1] == 1.0
     drawn(sft.draw_training_curve(HISTORY[:1], title="one step", y="loss"))
     fig = drawn(sft.draw_next_token(["a", "$x$", "<end>"], [-0.1, -2.0, -0.4], [False, True, True]))
-    assert [len(ax.patches) for ax in fig.axes] == [1, 2] and "the loss: 1.20" in texts(fig)
+    assert "$x$" in texts(fig) and [len(ax.patches) for ax in fig.axes] == [1, 2] and "the loss: 1.20" in texts(fig)
     drawn(sft.draw_next_token(["a"], [-0.1], [False]))
     bars = {"sft": {"chat": (0.5, 0.4, 0.6), "safety": (0.2, float("nan"), float("nan"))}}
     drawn(sft.draw_by_section(bars, title="t", y="y", top=1.0, chance=0.5, best=("oracle", 1.0)))

@@ -353,13 +353,16 @@ def by_group(pairs: Sequence[Mapping], lengths: Mapping[str, Sequence[float]], k
     """The lengths of each group of pairs: group -> {pairs, prompts (numbers), and the lists of `lengths`}, all pairs first.
 
     lengths: prompt, chosen, rejected -> a length for each pair. key: the column that names the group. Where there is
-    one group only, it stands alone.
+    one group only, it stands alone. The first is called "all", or "all pairs" where a group of its own has that name.
     """
     places: dict[str, list[int]] = {}
     for place, row in enumerate(pairs):
         places.setdefault(row[key], []).append(place)
     if len(places) != 1:
-        places = {"all": list(range(len(pairs))), **places}
+        name = "all"
+        while name in places:
+            name += " pairs"
+        places = {name: list(range(len(pairs))), **places}
     return {name: {"pairs": len(at), "prompts": len({pairs[i]["prompt_id"] for i in at})}
             | {part: [values[i] for i in at] for part, values in lengths.items()} for name, at in places.items()}  # fmt: skip
 

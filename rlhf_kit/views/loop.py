@@ -106,18 +106,18 @@ def draw_loop_health(rows: Sequence[Mapping]) -> Figure:
     panels = [(key, title, unit) for key, title, unit in (
         ("wrong", "Wrong labels", "share of pairs"), ("diversity", "Diversity of a prompt's samples", "share of distinct answers"),
         ("margin", "Reward margin of the pairs", "mean margin (reward)"), ("length", "Length of the samples", "mean length (characters)"))
-        if rows[0].get(key) is not None]
+        if any(row.get(key) is not None for row in rows)]
     fig, axes = style.figure((len(panels) + 1) // 2, 2, width=9.6, height=3.0 * ((len(panels) + 1) // 2))
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     palette, marks = style.colors(arms), style.markers(arms)
     for ax, (key, title, unit) in zip(axes, panels, strict=False):
         for arm in arms:
-            own = [row for row in rows if row["arm"] == arm]
+            own = [row for row in rows if row["arm"] == arm and row.get(key) is not None]
             ax.plot([row["iteration"] for row in own], [row[key] for row in own], f"{marks[arm]}-", color=palette[arm], label=arm)
         ax.set_xticks(sorted({row["iteration"] for row in rows}))
         # From zero: on the range of the values alone, a change of one per cent would look like an event.
-        highest = max(row[key] for row in rows)
-        ax.set_ylim(0, {"diversity": 1.03, "wrong": max(0.5, 1.1 * highest)}.get(key, 1.2 * highest))
+        highest = max(row[key] for row in rows if row.get(key) is not None)
+        ax.set_ylim(0, {"diversity": 1.03, "wrong": max(0.5, 1.1 * highest)}.get(key, 1.2 * highest or 1.0))
         style.label(ax, title, "iteration", unit, legend=ax is axes[0])
     for ax in axes[len(panels):]:
         ax.set_visible(False)

@@ -61,7 +61,7 @@ def draw_next_token(tokens: Sequence[str], logps: Sequence[float], learnt: Seque
     for ax, (mine, color, hatch, said) in zip(axes, panels, strict=True):
         places = np.arange(int(mine.sum()))
         ax.bar(places, cost[mine], color=color, hatch=hatch, edgecolor="white")
-        shown = [t.strip().replace("$", r"\$") or "\u00b7" for t, own in zip(tokens, mine, strict=True) if own]
+        shown = [t.strip() or "\u00b7" for t, own in zip(tokens, mine, strict=True) if own]
         ax.set_xticks(places, shown, rotation=90, fontsize=8.5)
         ax.grid(axis="x", visible=False)
         style.label(ax, said, "token" if len(places) else None, "-log p (nats)" if ax is axes[0] else None)
