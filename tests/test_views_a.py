@@ -189,6 +189,15 @@ def test_both_orders_marks_exactly_the_flips():
     drawn(reward.draw_both_orders([0.7, 0.7], [0.2, 0.2]))  # no spread at all
 
 
+def test_a_bar_without_an_interval_has_no_whisker():
+    fig, (ax,) = style.figure()
+    style.grouped_bars(ax, ["a", "b", "c"], {"x": [1.0, 0.5, 0.5]}, intervals={"x": ([1.0, 0.4, float("nan")], [1.0, 0.6, float("nan")])})
+    drawn(fig)
+    ends = [[y for _, y in path.vertices] for path in ax.collections[0].get_paths()]
+    assert [list(np.round(y, 3)) for y in ends if len(y) and not np.isnan(y).any()] == [[0.4, 0.6]]
+    assert style.short("KL to SFT (nats)") == "KL to SFT" and style.heat(0.7) == "temperature 0.7"
+
+
 def test_names_keep_their_colour_and_free_names_get_another():
     palette = style.colors(["sft", "online", "mine", "yours"])
     assert palette["sft"] == style.NAMED["sft"] and len(set(palette.values())) == 4

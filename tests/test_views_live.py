@@ -437,6 +437,23 @@ def test_agreement_and_weights_against_plain_counts():
     assert found["weights"]["these labels"][refuses] < 0  # every answer that was taken does not refuse
 
 
+def test_the_table_of_contradictions_has_a_heading_and_two_digits():
+    rows = judge_pairs()
+    drawing = judge_result.draw_judge(rows)
+    said = drawing.move({row["pair"]: "rejected" for row in rows})
+    gaps = [row["chosen_gold"] - row["rejected_gold"] for row in rows]
+    against = sum(gap > 0 for gap in gaps)
+    assert said.heading == f"Labels that contradict the truth, largest difference first (3 of {against})" and against > 3
+    most = rows[int(np.argmax(gaps))]
+    assert said.rows[0][-1] == f"{most['rejected_gold']:.2f} against {most['chosen_gold']:.2f}"
+    assert f"first (3 of {against})</caption>" in panel.table_html(said.rows, said.columns, heading=said.heading)
+    plt.close(drawing.figure)
+    drawing = judge_result.draw_judge(judge_pairs(known=False))
+    own = drawing.move({rows[0]["pair"]: "rejected"})
+    assert own.heading == "Labels that contradict the file's label" and len(own.rows) == 1
+    plt.close(drawing.figure)
+
+
 def test_the_stand_in_is_named(tmp_path):
     from rlhf_kit.world import Annotator
 

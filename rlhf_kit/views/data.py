@@ -130,9 +130,7 @@ def draw_before_after(
             means, lows, highs = (np.array([mean[part] for _, mean in found]) for part in range(3))
             ax.errorbar([x for x, _ in found], means, yerr=style.errors(means, lows, highs), fmt=marks[policy], color=palette[policy],
                         markersize=7, capsize=3, label=(names or {}).get(policy, policy))  # fmt: skip
-        ax.set_xticks(
-            range(len(temperatures)), ["greedy" if t == 0 else f"temperature {t:g}" for t in temperatures]
-        )
+        ax.set_xticks(range(len(temperatures)), [style.heat(t) for t in temperatures])
         ax.set_xlim(-0.6, len(temperatures) - 0.4)
         style.label(ax, said, None, text)
     style.legend_outside(axes[-1])

@@ -45,15 +45,9 @@ def draw_iterations(summary: Sequence[Mapping], arms: Sequence[str], measure: st
             ax.errorbar(np.arange(len(rows)) + beside, value, yerr=ends, fmt=f"{marks[arm]}-", color=palette[arm], capsize=3, markersize=5, label=arm)
         longest = max(len(arm_rows(summary, arm, temperature)) for arm in arms)
         ax.set_xticks(range(longest), ["SFT", *map(str, range(1, longest))])
-        style.label(ax, f"{_short(unit)}, {text}", "iterations done", unit if temperature == 1.0 else None)
+        style.label(ax, f"{style.short(unit)}, {text}", "iterations done", unit if temperature == 1.0 else None)
         style.legend_below(ax, 3)
     return fig
-
-
-def _short(unit: str) -> str:
-    """A name for a title: what stands before the brackets of a unit, with a capital."""
-    name = unit.partition(" (")[0]
-    return name[:1].upper() + name[1:]
 
 
 def draw_against_kl(summary: Sequence[Mapping], arms: Sequence[str], sharpened: Sequence[Mapping] = (), measure: str = "gold",
@@ -78,7 +72,8 @@ def draw_against_kl(summary: Sequence[Mapping], arms: Sequence[str], sharpened: 
         ax.plot([row["kl"] for row in rows], [row[measure] for row in rows], "^:", color=style.BLACK, label="SFT, only sharpened")
         for row in rows:
             style.number(ax, f"T={row['temperature']:g}", (row["kl"], row[measure]), (5, -15), ha="left", fontsize=8)
-    style.label(ax, title or f"{_short(unit)} for each nat of KL (numbers: iterations done)", "KL to the SFT policy at temperature 1 (nats per answer)", unit)
+    title = title or f"{style.short(unit)} for each nat of KL (numbers: iterations done)"
+    style.label(ax, title, "KL to the SFT policy at temperature 1 (nats per answer)", unit)
     style.legend_below(ax, 4)
     return fig
 
@@ -95,7 +90,7 @@ def draw_proxy_and_gold(summary: Sequence[Mapping], arms: Sequence[str]) -> Figu
         ax.axhline(0, color="black", linewidth=1)
         ax.set_xticks(range(len(rows)), ["SFT", *map(str, range(1, len(rows)))])
         what = "reward and gold" if len(series) > 1 else "reward"
-        style.label(ax, f"{_short(arm)} arm: {what} since SFT", "iterations done")
+        style.label(ax, f"{style.short(arm)} arm: {what} since SFT", "iterations done")
     style.label(axes[0], y="change since SFT, each in its own unit")
     style.legend_below(axes[0])
     return fig

@@ -44,8 +44,7 @@ def draw_rules(rows: Sequence[Mapping]) -> Figure:
         else:
             axes[0].boxplot([row["margins"]], positions=[place], orientation="horizontal", showfliers=False, widths=0.55,
                             manage_ticks=False, medianprops={"color": style.OTHER, "linewidth": 2})
-    axes[0].set_yticks(range(len(rows)), [row["rule"] for row in rows])
-    axes[0].set_ylim(len(rows) - 0.4, -0.7)
+    style.rows_down(axes[0], [row["rule"] for row in rows])
     style.label(axes[0], "Margins of the pairs that a rule makes", "reward(chosen) - reward(rejected)")
     if known:
         ax = axes[1]
@@ -205,8 +204,7 @@ def draw_policy_dots(summary: Sequence[Mapping], measure: str, unit: str, names:
         low, high = ([rows[n].get(f"{measure}_{end}") if rows[n].get(f"{measure}_{end}") is not None else rows[n][measure] for n in order]
                      for end in ("low", "high"))
         ax.errorbar(value, np.arange(len(order)) + shift, xerr=style.errors(value, low, high), fmt=mark, color=color, capsize=3, label=text)
-    ax.set_yticks(range(len(order)), [(names or {}).get(n, n) for n in order])
-    ax.set_ylim(len(order) - 0.4, -0.6)
+    style.rows_down(ax, [(names or {}).get(n, n) for n in order])
     style.legend_below(ax)
     style.label(ax, title, unit)
     return fig

@@ -48,8 +48,7 @@ def draw_accuracies(
         color = style.CONTROL if control else style.TRUTH if "oracle" in name else style.MODEL
         ax.errorbar([value], [place], xerr=ends, fmt="o", color=color, capsize=3, markersize=7)
         style.number(ax, f"{value:.3f}", (value, place))
-    ax.set_yticks(range(len(rows)), [row[0] for row in rows])
-    ax.set_ylim(len(rows) - 0.4, -0.7)
+    style.rows_down(ax, [row[0] for row in rows])
     ax.axvline(0.5, color=style.CONTROL, linestyle=":", linewidth=1.3, label="chance")
     if ceiling is not None:
         ax.axvline(ceiling, color=style.CEILING, linestyle="--", linewidth=1.3, label=ceiling_text)
@@ -206,8 +205,7 @@ def draw_edits(
             mean, places, xerr=style.errors(mean, low, high), fmt=mark, color=color, capsize=3, label=text
         )
     ax.axvline(0, color="black", linewidth=1)
-    ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()
+    style.rows_down(ax, names)
     style.legend_outside(ax)
     style.label(ax, "What an edit does to the score", "mean change (standard deviations of that score)")
     return fig
@@ -264,8 +262,7 @@ def draw_difference_by_section(
         mean, range(len(names)), xerr=style.errors(mean, low, high), fmt="o", color=style.MODEL, capsize=3
     )
     ax.axvline(0, color="black", linewidth=1)
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.5, -0.5)
+    style.rows_down(ax, names)
     edge = max(0.02, float(np.nanmax(np.abs([*mean, *np.nan_to_num(low), *np.nan_to_num(high)])))) * 1.1
     ax.set_xlim(-edge, edge)
     style.label(

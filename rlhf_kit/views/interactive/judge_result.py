@@ -197,7 +197,13 @@ def draw_judge(pairs: Sequence[Mapping]) -> Drawing:
         for name, own in bars.items():
             for bar, value in zip(own, found["weights"].get(name, np.zeros(len(FEATURES))), strict=True):
                 bar.set_width(float(np.clip(value, -2, 2)))
-        return Said(_told(found, who), *_listed(pairs, found, taken))
+        columns, listed = _listed(pairs, found, taken)
+        heading = f"Labels that contradict {found['judge']}"
+        if found["judge"] == "the truth":
+            heading += ", largest difference first"
+        if len(listed) < len(found["against"]):
+            heading += f" ({len(listed)} of {len(found['against'])})"
+        return Said(_told(found, who), columns, listed, heading=heading)
 
     return Drawing(fig, [*spans, *dots, *numbers, *sum(bars.values(), [])], move)
 
@@ -225,7 +231,7 @@ def _listed(
     for i in found["against"][:3]:
         side = taken[pairs[i]["pair"]]
         other = {"chosen": "rejected", "rejected": "chosen"}[side]
-        gold = [f"{pairs[i][f'{side}_gold']:.1f} against {pairs[i][f'{other}_gold']:.1f}"] if known else []
+        gold = [f"{pairs[i][f'{side}_gold']:.2f} against {pairs[i][f'{other}_gold']:.2f}"] if known else []
         rows.append(
             [
                 " / ".join(turn["content"] for turn in pairs[i]["prompt"]),
