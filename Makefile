@@ -20,15 +20,15 @@ env:  ## make .venv with the pinned dependencies (other targets do it for you)
 tutorial: env  ## run the whole course headlessly: notebooks, claims and a browsable site under runs/
 	@$(PY) -m rlhf_kit run --profile $(PROFILE) --seed $(SEED) $(ARGS)
 
-test:  ## unit tests, and every notebook at the smoke profile
+test:  ## unit tests, and every notebook at the smoke profile, in one process a core (ARGS="-n 0 -k word": some of them, in one)
 	@$(PYTHON) scripts/setup_env.py --vllm
-	@$(PY) -m pytest tests $(ARGS)
+	@$(PY) -m pytest -n auto $(ARGS)
 
 lint: env  ## ruff
 	@$(PY) -m ruff check .
 
-lab: env  ## open JupyterLab on the notebooks
-	@$(PY) -m jupyterlab --notebook-dir=. notebooks $(ARGS)
+lab: env  ## open JupyterLab at the first lesson; its file browser reaches runs/ and data/ too
+	@$(PY) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ARGS)
 
 doctor: env  ## what this machine can do, which profile fits, what is missing
 	@$(PY) -m rlhf_kit doctor $(ARGS)

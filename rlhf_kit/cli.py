@@ -135,7 +135,7 @@ def _run(args: argparse.Namespace) -> int:
         ran = [book.name for book in notebooks.select(folder, args.only, args.start)]
         for path in results.store_outputs(run, folder, ran):
             print(f"stored {path.name}")
-        results.store_timings(run, args.profile)
+        results.store_timings(run, args.profile, only=ran)
         if folder == notebooks.FOLDER:
             cards.stamp(folder)  # the times in the opening cards
     return status

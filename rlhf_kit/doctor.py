@@ -15,7 +15,7 @@ from typing import Any
 
 from rlhf_kit import profiles
 from rlhf_kit.errors import KitError
-from rlhf_kit.files import PROJECT, project_path
+from rlhf_kit.files import PROJECT, project_path, tool
 from rlhf_kit.machine import cpu_bf16, usable_cores
 from rlhf_kit.planning import plan_text, planner
 
@@ -80,7 +80,7 @@ def missing_for(profile: profiles.Profile) -> list[str]:
         missing.append(f"{disk} GB of free disk (there are {free:.0f})")
     gpus = _gpus()
     if profile.requires_gpu and not gpus:
-        missing.append("a CUDA GPU")
+        missing.append("a CUDA GPU (PyTorch can use none here)")
     elif profile.gpu_memory_gb and gpus and max(g[1] for g in gpus) < profile.gpu_memory_gb:
         missing.append(
             f"a GPU with {profile.gpu_memory_gb:.0f} GB (the largest has {max(g[1] for g in gpus):.0f})"
@@ -116,57 +116,84 @@ def doctor(
     if as_json:
         made = planner.plan(profile_name, overrides, card)
         return (1 if made["problems"] else 0), json.dumps(made, indent=1, ensure_ascii=False)
-    lines = ["machine"]
-    fine = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    lines.append(
-        f"  Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-        + ("" if fine else ": 3.11 to 3.13 is needed")
-    )
-    free = shutil.disk_usage(PROJECT).free / 2**30
-    lines.append(f"  {usable_cores()} core(s), {memory_gb():.0f} GB memory, {free:.0f} GB free disk")
-    gpus = _gpus()
-    for name, memory, bf16 in gpus:
-        lines.append(f"  GPU {name}, {memory:.0f} GB, {'bf16' if bf16 else 'no bf16: float16 instead'}")
-    if not gpus:
-        lines.append("  no CUDA GPU that PyTorch can use")
-        if shutil.which("nvidia-smi"):
-            lines.append(
-                "  nvidia-smi is there, so a GPU may be too: PyTorch is a CPU build, or the driver is too "
-                "old; remove .venv and run make again"
-            )
-    lines.append(f"  bf16 on the CPU: {cpu_bf16()[1]}")
-    lines.append(f"  vLLM: {'installed' if find_spec('vllm') else 'not installed'}")
     problems = wrong_versions()
-    lines.append("packages" if problems else "packages: as pinned")
-    lines += [f"  {p}" for p in problems]
-    lines.append("profiles")
+    lines = ["This machine", *_machine_lines()]
+    lines += ["Packages: other than pinned in requirements.txt", *(f"  {p}" for p in problems)] if problems else ["Packages: as pinned in requirements.txt"]
+    lines.append("Profiles: which of them this machine can run (smoke and laptop need no GPU and no network)")
     fits = {}
     for name in profiles.known():
         try:
             fits[name] = missing_for(profiles.load_profile(name))
         except KitError as error:
-            fits[name] = [str(error).split(": ", 1)[-1].split(" (")[0]] if name == "byo" else [str(error)]
-        lines.append(f"  {name:7s} {'fits' if not fits[name] else 'needs ' + '; '.join(fits[name])}")
+            fits[name] = [BYO_NEEDS] if name == "byo" else [str(error)]
+        needs = f"\n{'':10}needs ".join(fits[name])
+        lines.append(f"  {name:7} {f'needs {needs}' if fits[name] else 'fits'}")
     asked = profile_name or profiles.DEFAULT
     profile = None
     try:
         profile = profiles.load_profile(asked, overrides)
         machine = profiles.resolve(profile)
-        lines.append(f"profile {profile.name} here")
-        for field in ("device", "dtype", "autocast_bf16", "threads", "backend"):
-            lines.append(f"  {field}: {getattr(machine, field)} ({machine.reasons[field]})")
+        lines.append(f"Profile {profile.name} would run here with")
+        lines += [f"  {f'{field}: {getattr(machine, field)}':24} ({machine.reasons[field]})" for field in FIELDS]
     except KitError as error:
         if profile is None and (overrides or asked not in profiles.known()):
             raise
-        lines.append(f"profile {asked} here: {error}")
-    missing = missing_for(profile) if profile else ["its own values"]
-    best = next((n for n in ("paper", "gpu", "colab", "laptop", "smoke") if not fits.get(n, ["?"])), None)
-    lines.append(f"take: {best}" if best else "no profile fits this machine as it is")
+        lines.append(f"Profile {asked} cannot run here: {str(error).removeprefix(f'profile {asked} ').split('; take')[0]}")
+    missing = missing_for(profile) if profile else fits.get(asked) or ["its own values"]
     if profile_name and profile:
         made = planner.plan(asked, overrides, card)
         missing = [*missing, *made["problems"]]
-        lines += ["", plan_text.text(made)]
-    return (1 if missing or problems or not fine else 0), "\n".join(lines)
+        lines += ["", plan_text.text(made), ""]
+    best = next((n for n in ("paper", "gpu", "colab", "laptop", "smoke") if not fits.get(n, ["?"])), None)
+    lines += ["What to do", *(f"  {one}" for one in _advice(asked, missing, problems, best, planned=bool(profile_name and profile)))]
+    return (1 if missing or problems or not _fine_python() else 0), "\n".join(lines)
+
+
+FIELDS = ("device", "dtype", "autocast_bf16", "threads", "backend")
+BYO_NEEDS = "your model and your preference file: --set model.path=MODEL --set data.preferences=PAIRS.jsonl"
+
+
+def _fine_python() -> bool:
+    return (3, 11) <= sys.version_info[:2] <= (3, 13)
+
+
+def _machine_lines() -> list[str]:
+    """What is here, and what each thing means for the course."""
+    python = f"  Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    lines = [python + ("" if _fine_python() else ": the kit needs 3.11 to 3.13; make env PYTHON=/path/to/python3.12")]
+    free = shutil.disk_usage(PROJECT).free / 2**30
+    lines.append(f"  {usable_cores()} core(s), {memory_gb():.0f} GB of memory, {free:.0f} GB of free disk")
+    gpus = _gpus()
+    lines += [f"  GPU: {name}, {memory:.0f} GB, {'bf16' if bf16 else 'no bf16, so float16 is taken'}" for name, memory, bf16 in gpus]
+    if not gpus:
+        lines.append("  GPU: none that PyTorch can use, so everything runs on the CPU")
+        if shutil.which("nvidia-smi"):
+            lines.append("    nvidia-smi is there, so a GPU may be too: PyTorch is a CPU build, or the driver is too old;")
+            lines.append("    try: rm -rf .venv && make env")
+    fast, why = cpu_bf16()
+    lines.append(f"  bf16 on the CPU: {'yes' if fast else 'no'} ({why})")
+    lines.append(f"  vLLM: {'installed' if find_spec('vllm') else 'not installed; profiles without a GPU sample with transformers and do not need it'}")
+    return lines
+
+
+def _advice(asked: str, missing: list[str], problems: list[str], best: str | None, planned: bool) -> list[str]:
+    """What the reader can do next, each with a command as it is typed in the project's folder."""
+    python, lines = tool("python"), []
+    if problems:
+        lines.append("install the pinned packages:       rm -rf .venv && make env")
+    if missing:
+        above = ", or the problems that the plan names" if planned else ""
+        lines.append(f"profile {asked} does not fit here: it needs {missing[0]}{f' and {len(missing) - 1} more (see above{above})' if missing[1:] else ''}")
+    if missing and planned:
+        lines.append("on a machine that has what it needs: the commands of the plan above, in that order")
+    run = asked if not missing else best
+    if run is None:
+        return [*lines, "no profile fits this machine as it is"]
+    lines.append(f"run the course here ({run}):".ljust(35) + f"{python} -m rlhf_kit run --profile {run}")
+    lines.append("open the lessons in JupyterLab:".ljust(35) + "make lab")
+    if not planned:
+        lines.append("plan a larger run, before renting: ".ljust(35) + f"{python} -m rlhf_kit doctor --profile paper")
+    return lines
 
 
 # ---------------------------------------------------------------- speed

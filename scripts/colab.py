@@ -17,7 +17,8 @@ TAG = "colab"
 BADGES = re.compile(r"<!-- badges -->.*?<!-- /badges -->", re.S)
 # The first cell of every notebook. Only the address differs between copies.
 CELL = '''\
-# On Colab: fetch the kit, install its pinned set, restart the session once. Elsewhere this cell does nothing.
+# On Colab: fetch the kit, install its pinned set, restart the session once.
+# Elsewhere this cell does nothing.
 import sys
 
 if "google.colab" in sys.modules:
@@ -25,13 +26,17 @@ if "google.colab" in sys.modules:
     import subprocess
 
     REPOSITORY = "{address}"  # https://github.com/OWNER/NAME
-    assert REPOSITORY, "set REPOSITORY above to the address of the repository that this notebook comes from"
-    os.path.isdir("/content/kit") or subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "/content/kit"], check=True)
-    os.chdir("/content/kit")
-    sys.path.insert(0, "/content/kit")
-    told = subprocess.run([sys.executable, "scripts/colab.py"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    print(told.stdout)
-    assert told.returncode == 0, "the pinned packages could not be installed; pip's message stands above"
+    assert REPOSITORY, "set REPOSITORY above to this notebook's repository"
+    KIT = "/content/kit"
+    if not os.path.isdir(KIT):
+        clone = ["git", "clone", "-q", "--depth", "1"]
+        subprocess.run([*clone, REPOSITORY, KIT], check=True)
+    os.chdir(KIT)
+    sys.path.insert(0, KIT)
+    install = [sys.executable, "scripts/colab.py"]
+    told = subprocess.run(install, capture_output=True, text=True)
+    print(told.stdout + told.stderr)
+    assert told.returncode == 0, "the pinned packages could not be installed, see above"
     if "restart" in told.stdout:
         get_ipython().kernel.do_shutdown(True)'''
 

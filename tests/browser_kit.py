@@ -72,6 +72,7 @@ def artefacts(tmp_path_factory) -> Path:
 def lab_command(port: int) -> list[str]:
     """The command of `make lab`, with what a test adds: no window of its own, a port, a token, no look for news."""
     more = ["--no-browser", "--allow-root", f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}",
+            "--ServerApp.shutdown_no_activity_timeout=1800",  # where the tests are killed it ends by itself
             "--LabApp.extension_manager=readonly", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]  # fmt: skip
     told = subprocess.run(["make", "-n", "lab", f"ARGS={shlex.join(more)}"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
     line = next(line for line in told.splitlines() if "jupyterlab" in line)
@@ -84,7 +85,7 @@ def lab_command(port: int) -> list[str]:
 def lab(browser, tmp_path_factory):
     """A JupyterLab of its own, with no settings of this machine: its address, its folder and the root of its runs."""
     home = tmp_path_factory.mktemp("lab")
-    work = home / "notebooks"  # `make lab` serves this folder of the project
+    work = home / "notebooks"  # below the folder that is served, as in the project
     work.mkdir()
     # All cells stay in the page, also those that are scrolled away; nobody is asked about news.
     for plugin, values in (("notebook-extension/tracker", {"windowingMode": "none"}), ("apputils-extension/notification", {"fetchNews": "false"})):
@@ -130,7 +131,7 @@ def open_notebook(browser, lab, place: str, known: Iterable[str] = ()):
     page.on("pageerror", lambda error: told(str(error)))
     page.on("request", lambda request: None if request.url.startswith((lab.address, "data:", "blob:", "ws://127.0.0.1")) else told(f"asks for {request.url}"))
     # a workspace of its own, so that no notebook of before is opened again, with another kernel
-    page.goto(f"{lab.address}/lab/workspaces/{Path(place).stem}/tree/{place}?token={TOKEN}", timeout=120_000)
+    page.goto(f"{lab.address}/lab/workspaces/{Path(place).stem}/tree/notebooks/{place}?token={TOKEN}", timeout=120_000)
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
     page.wait_for_function("document.body.innerText.includes('| Idle')", timeout=120_000)  # the kernel is there
     return page
@@ -196,6 +197,12 @@ def moved(view, focusable, keys, words: bool = False) -> bool:
     return False
 
 
+def ways(handle) -> tuple[str, ...]:
+    """The keys that move a slider, those first that lead away from the end at which it stands: waiting for the others takes seconds."""
+    first = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemin")
+    return ("ArrowRight", "ArrowLeft", "End", "Home") if first else ("ArrowLeft", "ArrowRight", "Home", "End")
+
+
 def name_of(view) -> str:
     """`chat` of a view with the class `view-chat`."""
     return next(c for c in view.get_attribute("class").split() if c.startswith("view-")).removeprefix("view-")
@@ -207,9 +214,9 @@ def move_all(view, in_words: Collection[tuple[str, str]] = ()) -> tuple[int, lis
     in_words: (view, control) of which it is enough that the words follow.
     """
     name, dead, tried = name_of(view), [], 0
-    for row in view.locator(".widget-hbox").first.locator(":scope > *").all():
+    for row in view.locator(".widget-hbox").first.locator(":scope > :not(.widget-hbox)").all():  # but for the buttons, which stand together
         if not row.locator("label").count():
-            continue  # a button, or words
+            continue  # words
         text = row.locator("label").first.inner_text().strip()
         if (name, text) in SILENT:
             continue
@@ -217,7 +224,7 @@ def move_all(view, in_words: Collection[tuple[str, str]] = ()) -> tuple[int, lis
             tried += 1
             ends = row.locator(".noUi-handle").count() == 2  # of a range: from its end inwards, and not past the other
             inwards = ("PageUp" if "noUi-handle-lower" in handle.get_attribute("class") else "PageDown",) * 8
-            if not moved(view, handle, inwards if ends else ("ArrowLeft", "ArrowRight", "Home", "End"), (name, text) in in_words):
+            if not moved(view, handle, inwards if ends else ways(handle), (name, text) in in_words):
                 dead.append(f"slider {text}")
         assert not row.locator("select").count(), f"{text}: JupyterLab takes the arrow keys of a drop-down list"
         one_of = row.locator("button")

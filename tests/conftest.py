@@ -1,13 +1,9 @@
-"""Shared fixtures: a tiny model folder, the machine, rows."""
+"""Shared fixtures: the smoke course, a tiny model folder, the machine, rows. How the tests are shared out to processes."""
 
 from __future__ import annotations
 
+import json
 import os
-
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
 import shutil
 import subprocess
 import sys
@@ -16,6 +12,15 @@ from types import SimpleNamespace
 
 import pytest
 from browser_kit import artefacts, browser, lab  # noqa: F401  fixtures
+
+# Before anything imports torch or a library of the hub.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+if WORKER:  # the processes share the cores; each computes, and lets its kernels compute, with one thread
+    for name in ("RLHF_KIT_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 PROJECT = Path(__file__).resolve().parents[1]
 STORIES = Path(__file__).resolve().parents[1].parent / "shared" / "realdata" / "stories260K" / "hf"
@@ -28,24 +33,82 @@ TEMPLATE = (
 )
 
 
+# ---------------------------------------------------------------- sharing out
+
+# `make test` runs one process a core (`-n auto`). A file stays in one process, for the sake of its fixtures; files in one
+# line here share costly ones. What takes longest starts first, in this order: the smoke course is begun with the first
+# tests, and done when a browser opens it.
+LONG = (
+    ("test_notebooks.py",),
+    ("test_vllm.py", "test_eval_vllm_judge.py"),
+    ("test_colab_profile.py",),
+    ("test_launch.py",),
+    ("test_browser.py", "test_browser_course.py", "test_browser_site.py"),
+    ("test_exercises.py",), ("test_lora.py",), ("test_own.py",), ("test_runner.py",), ("test_training.py",), ("test_stages.py",),
+)  # fmt: skip
+PLACE = {name: place for place, names in enumerate(LONG) for name in names}
+GIGABYTES = 3  # that a process and the kernel, engine or browser it has started may take
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config) -> int:
+    """For `-n auto`: a process a core, and no more than fit into the free memory; PYTEST_XDIST_AUTO_NUM_WORKERS decides otherwise."""
+    import psutil
+
+    from rlhf_kit.machine import usable_cores
+
+    named = os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", "")
+    return int(named) if named.isdigit() else max(1, min(usable_cores(), 8, psutil.virtual_memory().available // 2**30 // GIGABYTES))
+
+
+def file_of(nodeid: str) -> str:
+    return nodeid.split("::")[0].rsplit("/", 1)[-1]
+
+
+def pytest_collection_modifyitems(items) -> None:
+    if WORKER:
+        items.sort(key=lambda item: PLACE.get(file_of(item.nodeid), len(LONG)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return str(PLACE.get(file_of(nodeid), nodeid.split("::")[0]))
+
+    if config.option.dist != "load":  # another way was asked for
+        return None
+    config.option.loadscopereorder = False  # the order is that of the collection
+    return Together(config, log)
+
+
+# ---------------------------------------------------------------- fixtures
+
+
 @pytest.fixture(scope="session")
 def smoke_course(tmp_path_factory) -> SimpleNamespace:
-    """The whole course executed at smoke, once for all tests: command, its result (None if it was found), run, environment.
+    """The whole course executed at smoke, once for all tests and processes: command, its result (None if it was found), run, environment.
 
     RLHF_KIT_SMOKE_RUN names a finished smoke run (its folder is called `smoke`) to be copied instead of making one.
     """
     from rlhf_kit.files import locked
 
     root = tmp_path_factory.getbasetemp()
-    root = (root.parent if os.environ.get("PYTEST_XDIST_WORKER") else root) / "smoke-course"
+    root = (root.parent if WORKER else root) / "smoke-course"
     env = {**os.environ, "RLHF_KIT_RUNS": str(root)}
     command = [sys.executable, "-m", "rlhf_kit", "run", "--profile", "smoke"]
-    done, finished = None, root / "smoke" / "claims.json"
+    done, told = None, root / "told.json"  # another process is not to try again what failed in the first
     with locked(root / ".lock", "the smoke course of the tests"):
         if os.environ.get("RLHF_KIT_SMOKE_RUN"):
             shutil.copytree(os.environ["RLHF_KIT_SMOKE_RUN"], root / "smoke", dirs_exist_ok=True)
-        elif not finished.is_file():
+        elif told.is_file():
+            done = subprocess.CompletedProcess(command, **json.loads(told.read_text(encoding="utf-8")))
+        else:
             done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=1500)
+            said = {"returncode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+            told.write_text(json.dumps(said), encoding="utf-8")
     return SimpleNamespace(command=command, done=done, run=root / "smoke", env=env)
 
 

@@ -29,7 +29,8 @@ def faults(folder: Path) -> list[str]:
                 found.append(f"{name}: a picture without words")
             if not image["src"].startswith("data:image/"):
                 found.append(f"{name}: {image['src'][:60]} would be fetched")
-        acting = [tag.name for tag in soup.find_all(["iframe", "object", "embed", "link", "form", "base", "video", "audio", "svg"])]
+        links = [tag for tag in soup.find_all("link") if tag["rel"] != ["icon"] or not tag["href"].startswith("data:image/")]
+        acting = [tag.name for tag in links + soup.find_all(["iframe", "object", "embed", "form", "base", "video", "audio", "svg"])]
         acting += [f"{tag.name} {key}" for tag in soup.find_all(True) for key in tag.attrs if key.startswith("on")]
         acting += ["script"] * (len(soup.find_all("script")) != 1)
         found += [f"{name}: holds {one}" for one in acting]

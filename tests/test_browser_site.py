@@ -100,6 +100,22 @@ def test_light_and_dark_are_chosen_and_kept(opened, address):
     assert back() == light and not page.errors
 
 
+def test_a_field_finds_rows_and_the_contents_follow_the_reader(opened, address):
+    page = opened()
+    page.goto(f"{address}/glossary.html")
+    rows = page.locator(".find tbody tr")
+    everything = rows.count()
+    page.fill(".look", "bayes")
+    found = [row for row in rows.all() if row.is_visible()]
+    assert 0 < len(found) < everything and all("bayes" in row.inner_text().lower() for row in found)
+    page.goto(f"{address}/07_dpo.html")
+    assert page.locator(".side a.here").count() == 0
+    last = page.locator("main h2").last
+    last.evaluate("h => h.scrollIntoView()")
+    page.wait_for_function("document.querySelector('.side a.here')")
+    assert page.locator(".side a.here").bounding_box()["y"] < 900 and not page.errors
+
+
 def test_contents_lead_to_headings(opened, address):
     page = opened()
     page.goto(f"{address}/07_dpo.html")
@@ -125,5 +141,5 @@ def test_it_works_from_a_disk(opened, smoke_course):
     page = opened("phone")
     page.goto((smoke_course.run / "site" / "index.html").as_uri())
     page.click(".side summary")
-    page.click("nav.side li >> nth=1 >> a")
+    page.click("nav.side li a >> nth=1")
     assert page.url.endswith("00_start_here.html") and not page.errors

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import json
+import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rlhf_kit import evaluation, rewards
+from rlhf_kit import evaluation, rewards, world
 from rlhf_kit.errors import KitError
 from rlhf_kit.evaluation.benches import (
     beside_paper,
@@ -166,6 +168,18 @@ def test_the_pocket_bench_has_the_same_sections_and_gold_attains_the_ceiling():
     table = beside_paper("table1_rewardbench", {"gold": oracle})
     assert table[-1] == {"model": "gold", "where": "here", "Chat": 100, "Chat-Hard": 100, "Safety": 100, "Reasoning": 100}
     assert table[0]["where"] == "paper" and table[2]["Chat"] == 99.4
+
+
+def test_every_section_of_the_pocket_bench_holds_both_kinds_of_pair():
+    """Else a section's score would tell drafts from slips and not one section from another."""
+    def is_slip(item):
+        a, b = (re.findall(r"[A-Za-z]+|[0-9]+|[^A-Za-z0-9]+", text) for text in (item.chosen[0], item.rejected[0]))
+        return len(a) == len(b) and len({(x, y) for x, y in zip(a, b, strict=True) if x != y}) == 1
+
+    slips = Counter()
+    for row, item in zip(world.prompts("eval", 80), pocket_bench(80), strict=True):
+        slips[row["category"]] += is_slip(item)
+    assert set(slips.values()) == {10} and len(slips) == 4
 
 
 def test_evaluation_draws_nothing():

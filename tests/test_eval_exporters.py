@@ -161,3 +161,18 @@ def test_bad_files_and_commands(tmp_path):
     assert "--model_outputs out/outputs.json" in exporters.official_command("alpaca_eval", "out/outputs.json", "m")
     with pytest.raises(KitError, match="unknown benchmark"):
         exporters.official_command("x", "y", "z")
+
+
+def test_own_verdicts_go_into_alpaca_evals_layout_and_come_back(tmp_path):
+    user, more = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+    asked = {"one": [{**user, "content": "first"}], "two": [user, more, user], "three": [{**user, "content": "third"}]}
+    base, ours = ([{"prompt_id": key, "category": "chat", "text": f"{side} {key}"} for key in asked] for side in ("old", "new"))
+    questions, texts = exporters.single_turns(asked, base, ours)
+    assert [(row["question_id"], row["turns"]) for row in questions] == [("one", ["first"]), ("three", ["third"])]
+    assert texts == [["old one", "old three"], ["new one", "new three"]]
+    won = {"one": 0.75, "two": 0.0, "three": float("nan")}
+    path = exporters.write_alpaca_eval(tmp_path / "annotations.json", questions, ("sft", texts[0]), ("mine", texts[1]), won)
+    rows, ledger = exporters.read_alpaca_eval(path)
+    assert (ledger.rows_in, ledger.rows_out) == (2, 1)
+    assert [(row["instruction"], row["preference"], row["model"], row["baseline"]) for row in rows] == [("first", 0.75, "mine", "sft")]
+    assert rows[0]["length_model"] == len("new one") and rows[0]["length_baseline"] == len("old one")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import os
 import random
 import re
 import statistics
@@ -17,7 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rlhf_kit import exercises
+from rlhf_kit import cli, exercises
 from rlhf_kit.errors import KitError
 from rlhf_kit.exercises import examine, lesson_01, solutions
 from rlhf_kit.running import notebooks
@@ -112,29 +113,52 @@ def test_the_site_folds_hints_and_solutions(path):
         assert solved[f"exercise-{n}-answer"].source.split() == text.split()
 
 
-@each_lesson
-def test_a_solutions_notebook_runs_alone_at_smoke(path, tmp_path):
-    import papermill
+EXECUTE = """
+import json, sys, traceback
+import papermill
+for spec in json.loads(sys.argv[1]):
+    try:
+        papermill.execute_notebook(spec["source"], spec["output"], parameters=spec["parameters"], cwd=spec["cwd"], progress_bar=False)
+    except Exception:
+        open(spec["output"] + ".error", "w", encoding="utf-8").write(traceback.format_exc())
+"""
 
-    env = {"PROFILE": "smoke", "RUN": "solutions", "INTERACTIVE": False}
-    code = (
-        "import json, sys, papermill; s = json.loads(sys.argv[1]); "
-        "papermill.execute_notebook(s['source'], s['output'], parameters=s['parameters'], cwd=s['cwd'], progress_bar=False)"
-    )
-    assert papermill  # in a process of its own, as the kit's runner does
-    source = solutions.path_of(path)
-    spec = {"source": str(source), "output": str(tmp_path / "out.ipynb"), "parameters": env, "cwd": str(source.parent)}
-    done = run([sys.executable, "-c", code, json.dumps(spec)], tmp_path)
+
+@pytest.fixture(scope="module")
+def ran_alone(request, tmp_path_factory):
+    """Where the chosen solutions notebooks are, executed: each in a kernel of its own, all from one process as the kit's runner is one."""
+    folder, name = tmp_path_factory.mktemp("solutions"), "test_a_solutions_notebook_runs_alone_at_smoke"
+    chosen = [item.callspec.params["path"] for item in request.session.items if getattr(item, "originalname", "") == name]
+    sources = [solutions.path_of(path) for path in dict.fromkeys(chosen)]
+    given = {"PROFILE": "smoke", "RUN": "solutions", "INTERACTIVE": False}
+    specs = [{"source": str(s), "output": str(folder / s.name), "parameters": given, "cwd": str(s.parent)} for s in sources]
+    env = os.environ | {"RLHF_KIT_RUNS": str(folder), "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-c", EXECUTE, json.dumps(specs)]
+    done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr[-3000:]
-    said = [o.text for c in nbformat.read(tmp_path / "out.ipynb", 4).cells for o in c.get("outputs", []) if "text" in o]
+    return folder
+
+
+@each_lesson
+def test_a_solutions_notebook_runs_alone_at_smoke(path, ran_alone):
+    output = ran_alone / path.name
+    error = output.with_name(path.name + ".error")
+    assert not error.exists(), error.read_text(encoding="utf-8")[-3000:]
+    said = [o.text for c in nbformat.read(output, 4).cells for o in c.get("outputs", []) if "text" in o]
     assert [n for n in NAMES if n.startswith(path.name[:2]) and f"exercise {n}, right" not in "".join(said)] == []
 
 
-def run(command, runs, **more):
-    import os
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """run(*arguments) -> (exit status, what it said) of `python -m rlhf_kit run` at smoke, without another start of Python."""
+    monkeypatch.setenv("RLHF_KIT_RUNS", str(tmp_path))
 
-    env = {**os.environ, "RLHF_KIT_RUNS": str(runs), "PYTHONPATH": str(PROJECT), **more}
-    return subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=600)
+    def go(*arguments):
+        status = cli.main(["run", "--profile", "smoke", *arguments])
+        said = capsys.readouterr()
+        return status, said.out + said.err
+
+    return go
 
 
 # ---------------------------------------------------------------- stubs and modes
@@ -271,26 +295,25 @@ def test_what_is_shown_is_escaped_and_said_in_words():
     assert repr(shown).startswith("exercise 03-1, not yet: ")
 
 
-def test_an_unknown_mode_ends_a_run_before_anything_starts(tmp_path):
-    for value, words in (("try", "03_reward_model: EXERCISES is 'try'"), ("solution", "--store-outputs would store")):
-        command = [sys.executable, "-m", "rlhf_kit", "run", "--profile", "smoke", "--only", "03", "--param", f"EXERCISES={value}"]
-        done = run([*command, "--store-outputs"] if value == "solution" else command, tmp_path)
-        assert done.returncode == 2 and words in done.stderr + done.stdout, done.stderr + done.stdout
+def test_an_unknown_mode_ends_a_run_before_anything_starts(run, tmp_path):
+    for value, words, more in (("try", "03_reward_model: EXERCISES is 'try'", []), ("solution", "--store-outputs would store", ["--store-outputs"])):
+        status, said = run("--only", "03", "--param", f"EXERCISES={value}", *more)
+        assert status == 2 and words in said, said
         assert not list(tmp_path.glob("*/records/executed/*"))
 
 
-def test_a_lesson_runs_with_its_solutions(tmp_path):
+def test_a_lesson_runs_with_its_solutions(run, tmp_path):
     """Lesson 01, which trains nothing; what is executed are the solutions' own cells, and the lesson keeps its stubs."""
-    command = [sys.executable, "-m", "rlhf_kit", "run", "--profile", "smoke", "--only", "01", "--param", "EXERCISES=solution"]
-    done = run(command, tmp_path)
-    assert (tmp_path / "smoke/notebooks/01_preferences.ipynb").is_file(), done.stdout + done.stderr
+    command = ["--only", "01", "--param", "EXERCISES=solution"]
+    _, said = run(*command)
+    assert (tmp_path / "smoke/notebooks/01_preferences.ipynb").is_file(), said
     lesson = notebooks.FOLDER / "01_preferences.ipynb"
     executed, solved = cells(tmp_path / "smoke/notebooks/01_preferences.ipynb"), cells(solutions.path_of(lesson))
     for n in solutions.NUMBERS:
         assert executed[f"exercise-{n}-answer"].source == solved[f"exercise-{n}-answer"].source
         assert f"exercise 01-{n}, right" in executed[f"exercise-{n}-check"].outputs[0].text
     assert "..." in cells(lesson)["exercise-1-answer"].source
-    assert "found (nothing changed)" in run(command, tmp_path).stdout
+    assert "found (nothing changed)" in run(*command)[1]
 
 
 def test_what_is_executed_follows_the_mode():
@@ -301,7 +324,7 @@ def test_what_is_executed_follows_the_mode():
     assert changed == [f"exercise-{n}-answer" for n in solutions.NUMBERS]
 
 
-def test_a_solution_that_fails_its_check_fails_the_run(tmp_path):
+def test_a_solution_that_fails_its_check_fails_the_run(run, tmp_path):
     lesson = tmp_path / "notebooks" / "03_small.ipynb"
     new = nbformat.v4
     book = new.new_notebook(cells=[
@@ -313,18 +336,17 @@ def test_a_solution_that_fails_its_check_fails_the_run(tmp_path):
     ])  # fmt: skip
     lesson.parent.mkdir()
     nbformat.write(book, lesson)
-    command = [sys.executable, "-m", "rlhf_kit", "run", "--profile", "smoke", "--notebooks", str(lesson.parent)]
-    done = run(command, tmp_path)
-    assert done.returncode == 0 and "03_small" in done.stdout, done.stdout + done.stderr
-    command += ["--param", "EXERCISES=solution"]
-    done = run(command, tmp_path)
-    assert done.returncode == 2 and "has no solutions notebook" in done.stderr + done.stdout
+    status, said = run("--notebooks", str(lesson.parent))
+    assert status == 0 and "03_small" in said, said
+    command = ["--notebooks", str(lesson.parent), "--param", "EXERCISES=solution"]
+    status, said = run(*command)
+    assert status == 2 and "has no solutions notebook" in said
     solved = new.new_notebook(cells=[new.new_code_cell(
         "def reward_loss(c, r, m):\n    return F.logsigmoid(c - r - m).mean()", id="exercise-1-answer")])  # fmt: skip
     solutions.path_of(lesson).parent.mkdir()
     nbformat.write(solved, solutions.path_of(lesson))
-    done = run(command, tmp_path)
-    assert done.returncode == 1 and "the minus sign is missing" in done.stdout, done.stdout + done.stderr
+    status, said = run(*command)
+    assert status == 1 and "the minus sign is missing" in said, said
 
 
 # ---------------------------------------------------------------- typical wrong answers, by lesson

@@ -174,7 +174,7 @@ def test_the_doctor_prints_the_plan_of_a_named_profile_on_any_machine(capsys, mo
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert cli.main(["doctor", "--profile", "paper"]) == 1  # it does not fit here, and the whole plan is shown
     out = capsys.readouterr().out
-    assert "profile paper here: profile paper needs a CUDA GPU" in out
+    assert "Profile paper cannot run here: needs a CUDA GPU" in out and "profile paper does not fit here: it needs" in out
     assert "plan of profile paper on 8 x A100 80 GB; nothing is started" in out and "commands\n" in out
     assert cli.main(["doctor", "--profile", "paper", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"][0]["name"] == "sft"

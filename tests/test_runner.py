@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -205,9 +206,8 @@ def test_notebooks_run_in_order_are_found_again_and_collected(folder, capsys, mo
     page = (run / "site" / "01_b.html").read_text()
     assert "<script>alert" not in page and "alert(1)" in page and 'href="00_a.html"' in page and "<math" in page
     index = (run / "site" / "index.html").read_text()
-    assert (
-        "kl-grows" in index and 'href="01_b.html"' in index and "http" not in index.replace("http-equiv", "")
-    )
+    assert "kl-grows" in index and 'href="01_b.html"' in index
+    assert not re.search(r'(src|srcset)="http|<link[^>]*href="http|url\(', index)  # it links to the paper, and fetches nothing
     # nothing changed: found; a source changed: only that one again
     assert go(folder, "--param", "BETA=0.25", "--seed", "4") == 0
     assert capsys.readouterr().out.count("found (nothing changed)") == 2
@@ -276,12 +276,12 @@ def test_a_terminated_run_leaves_no_kernel_and_continues(folder, capsys):
         text=True,
         cwd=runs.PROJECT,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300  # where much else runs two kernels take that long
     while not (folder / "pid").exists() or not (folder / "pid").read_text():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     process.terminate()
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=120)
     assert process.returncode == 130 and "the same command continues" in error
     kernel = int((folder / "pid").read_text())
     # a zombie counts as gone: some containers have no init that collects them

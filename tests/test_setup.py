@@ -92,6 +92,21 @@ def test_a_browser_may_be_missing_only_where_none_can_be_installed(tmp_path):
     assert "playwright==1.65.2" in pins("requirements-test.txt")
 
 
+@pytest.mark.parametrize(("cores", "gigabytes", "named", "expected"), [
+    (2, 22, None, 2), (16, 120, None, 8), (8, 7, None, 2), (4, 1, None, 1), (1, 22, "3", 3),
+])  # fmt: skip
+def test_there_are_as_many_test_processes_as_fit(monkeypatch, cores, gigabytes, named, expected):
+    import conftest
+    import psutil
+
+    monkeypatch.setattr("rlhf_kit.machine.usable_cores", lambda: cores)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: types.SimpleNamespace(available=gigabytes * 2**30 + 1))
+    monkeypatch.setenv("PYTEST_XDIST_AUTO_NUM_WORKERS", named or "")
+    assert conftest.pytest_xdist_auto_num_workers(None) == expected
+    assert all((PROJECT / "tests" / name).is_file() for name in conftest.PLACE)  # what starts first
+    assert "pytest -n auto $(ARGS)" in (PROJECT / "Makefile").read_text()
+
+
 def test_the_installed_packages_are_the_pinned_ones_in_name():
     """A missing one means that requirements.txt is not in use."""
     assert not [p for p in doctor.wrong_versions() if "not installed" in p]
@@ -175,9 +190,11 @@ def test_the_doctor_names_the_machine_the_profiles_and_what_is_missing(capsys, m
     out = capsys.readouterr().out
     for name in profiles.known():
         assert re.search(rf"^  {name} +(fits|needs .+)$", out, re.M)
-    assert re.search(r"gpu +needs .*a CUDA GPU", out) and "device: " in out
+    assert re.search(r"gpu +needs (.+\n +needs )*a CUDA GPU", out) and "device: cpu " in out
+    run = re.search(r"run the course here \((\w+)\): +(\S+) -m (rlhf_kit run --profile \w+)$", out, re.M)
+    assert run and shutil.which(run[2]) and cli.parser().parse_args(run[3].split()[1:]).profile == run[1]  # it runs as it stands
     assert cli.main(["doctor", "--profile", "gpu"]) == 1
-    assert "profile gpu here: profile gpu needs a CUDA GPU" in capsys.readouterr().out
+    assert "Profile gpu cannot run here: needs a CUDA GPU" in capsys.readouterr().out
     assert cli.main(["doctor", "--profile", "labtop"]) == 2
     assert "unknown profile 'labtop'" in capsys.readouterr().err
 

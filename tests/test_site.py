@@ -16,6 +16,7 @@ from site_checks import faults
 from rlhf_kit import cli, runs, site
 from rlhf_kit.errors import KitError
 from rlhf_kit.site import formulas, lesson, page
+from rlhf_kit.views import course_pages
 
 HOSTILE = (
     "<p onclick='x()'>fine</p><script>evil()</script><iframe src='http://a'></iframe><svg onload='e()'></svg>"
@@ -85,12 +86,14 @@ def test_a_site_is_sound_and_complete(run):
     index = site.build(run)
     assert not faults(index.parent)
     assert {p.name for p in index.parent.iterdir()} == {
-        "index.html", "figures.html", "glossary.html", "paper-map.html", "00_start.html", "01_next.html", ".nojekyll"}  # fmt: skip
+        "index.html", "figures.html", "glossary.html", "metrics.html", "paper-map.html", "00_start.html", "01_next.html", ".nojekyll"}  # fmt: skip
     home = soup_of(index)
-    assert "2 lessons" in home.main.get_text() and "What is x0?" in home.main.get_text()
+    assert "2 notebooks, executed in 2:02" in home.main.get_text() and "What is x0?" in home.main.get_text()
     assert home.find("a", string="kl-grows")["href"] == "00_start.html#the-claim"
     assert "&lt;b&gt;It&lt;/b&gt; grows." in index.read_text() and "at least 0" in home.main.get_text()
     assert "1:01" in home.main.get_text() and "0.25" in home.main.get_text()
+    assert home.select_one("#claim-kl-grows .verdict.holds").get_text() == "holds" and not home.select(".findings")  # no claim of the story
+    assert [a["href"] for a in home.select(".steps a")] == ["01_next.html"]
     first = soup_of(index.parent / "00_start.html")
     assert first.title.string.startswith("00 · Start & go | ") and first.find("meta", attrs={"name": "description"})["content"] == "The first lesson."
     assert [(a["rel"], a["href"]) for a in first.select("nav.turn a")] == [(["prev"], "index.html"), (["next"], "01_next.html")]
@@ -112,7 +115,37 @@ def test_glossary_and_map_lead_to_the_cells_of_the_run(run, monkeypatch):
     page = soup_of(index.parent / "glossary.html").main
     assert [a["href"] for a in page.select("td a")] == ["00_start.html#noise", "00_start.html", "index.html#lessons"]
     assert "A <b>word</b>." in page.get_text() and page.select_one(".box dfn")["id"] == "term-noise"
-    assert soup_of(index).find("a", string="From the paper to the course")["href"] == "paper-map.html"
+    assert soup_of(index).find("a", string="From the paper to the code")["href"] == "paper-map.html"
+
+
+def test_the_map_leads_to_claims_of_the_run_and_the_numbers_have_their_page(run):
+    index = site.build(run)
+    rows = soup_of(index.parent / "paper-map.html").select("td a[href^='index.html#claim']")
+    assert rows and {a["href"] for a in rows} == {"index.html#claim-kl-grows"}  # the only claim that this run made
+    numbers = soup_of(index.parent / "metrics.html").main.get_text()
+    assert all(one.misread in numbers for one in course_pages.metrics() if "`" not in one.misread)
+
+
+def test_the_story_is_told_by_the_run_s_own_numbers(run):
+    made = {"id": "bon-gold-rises", "status": "inconclusive", "value": 0.5, "interval": [-0.25, 1.0], "band": None, "statement": "x", "notebook": "01_next"}
+    runs.write_json(run.path / "claims.json", [made])
+    told = soup_of(site.build(run)).select(".findings li")
+    assert len(told) == 1 and "+0.50" in told[0].get_text() and "-0.25 to 1.00" in told[0].get_text()
+    assert told[0].select_one(".verdict.inconclusive") and told[0].a["href"] == "01_next.html"
+
+
+def test_found_stages_are_one_line_and_other_lines_stay():
+    stream = lambda text, name="stdout": nbformat.v4.new_output("stream", text=text, name=name)  # noqa: E731
+    one = "{}: found (made earlier)\n".format
+    outputs = [stream(one("sft")), stream(one("answers-1") + one("sft") + "loss 0.5\n"), stream("beware\n", "stderr"), stream(one("pairs"))]
+    assert [o.text for o in lesson._joined(outputs)] == ["found, made earlier: sft (2 times), answers-1\nloss 0.5\n", "beware\n", one("pairs")]
+
+
+def test_a_caption_is_the_title_and_not_the_values():
+    said = lambda alt: lesson.Figure("f", alt, b"").caption  # noqa: E731
+    assert said("Label noise; share against gap: from 0.5 to 0.1") == "Label noise"
+    assert said("Panel 1: Loss; nats against step: 1 to 2. Panel 2: Accuracy; share: 0.5") == "Loss · Accuracy"
+    assert said("What happened. Panel 1: Loss; x") == "What happened" and said("Noise (in the section: 1. Money)") == "Noise (in the section: 1. Money)"
 
 
 def test_headings_have_anchors_and_links_lead_to_pages(run):

@@ -108,3 +108,13 @@ def test_a_change_after_the_execution_is_found(tmp_path):
         changed = nbformat.read(tmp_path / "stored.ipynb", 4)
         change(changed)
         assert stale({"00": stored["00"], "01": changed}) == ["01"]
+
+
+def test_a_progress_bar_is_not_stored_and_a_figure_beside_a_widget_is(tmp_path):
+    view, bar, picture = "application/vnd.jupyter.widget-view+json", "Converting:   0%|          | 0/38", "iVBORw0KGgo="
+    shown = [{view: {"model_id": "1"}, "text/plain": bar}, {view: {"model_id": "2"}, "text/plain": "a slider", "image/png": picture}, {"text/plain": "a value"}]
+    cell = nbformat.v4.new_code_cell("convert()", outputs=[nbformat.v4.new_output("display_data", data=data) for data in shown])
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": {"name": "x", "display_name": "X"}}), tmp_path / "executed.ipynb")
+    notebooks.clean(tmp_path / "executed.ipynb", tmp_path / "stored.ipynb")
+    (stored,) = nbformat.read(tmp_path / "stored.ipynb", 4).cells
+    assert [output.data for output in stored.outputs] == [{"text/plain": "a slider", "image/png": picture}, {"text/plain": "a value"}]

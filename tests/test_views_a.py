@@ -92,6 +92,33 @@ def test_lengths_with_one_row_in_a_group():
     drawn(figures.draw_lengths({"all": [3, 4, 5], "chat": [3]}, {"all": [3, 4, 9], "chat": [5]}))
 
 
+def test_two_policies_are_compared_on_the_same_prompts_only():
+    before, after = figures.same_prompts(ROWS, "sft", "online", 0.0)
+    assert [row["prompt_id"] for row in before] == [row["prompt_id"] for row in after] == list(range(12))
+    assert {(row["policy"], row["temperature"]) for row in after} == {("online", 0.0)}
+    with pytest.raises(ValueError, match="'sft' and 'online' did not answer the same prompts at temperature 1"):
+        figures.same_prompts(ROWS[1:], "sft", "online", 1.0)
+
+
+def test_token_lengths_of_pairs_count_all_turns_of_the_prompt_and_the_last_of_each_side():
+    def words(texts, add_special_tokens=True):
+        return {"input_ids": [[0] * add_special_tokens + text.split() for text in texts]}
+
+    said = lambda *texts: [{"content": text} for text in texts]  # noqa: E731
+    pair = {"prompt": said("one two", "three"), "chosen": said("one two", "a b c d"), "rejected": said("one two", "e")}
+    assert figures.token_lengths([pair, pair], words) == {"prompt": [3, 3], "chosen": [4, 4], "rejected": [1, 1]}
+
+
+def test_rows_of_lesson_02_by_prompt_and_by_section():
+    rows = [{"prompt_id": f"p{i // 3}", "sample": i % 3, "text": str(i), "category": "chat" if i < 6 else "safety"} for i in range(12)]
+    assert sft.first_answers(rows, 2) == [["0", "1"], ["3", "4"], ["6", "7"], ["9", "10"]]
+    values = [float(i % 5) for i in range(12)]
+    found = sft.by_section(rows, values, ["safety", "chat"], 200)
+    assert list(found) == ["all", "safety", "chat"]
+    own = cluster_interval(values[:6], ["p0"] * 3 + ["p1"] * 3, 200)
+    assert found["chat"] == (own.mean, own.low, own.high) and found["all"][0] == pytest.approx(np.mean(values))
+
+
 def test_sft_figures():
     fig = drawn(sft.draw_training_curve(HISTORY, title="loss", y="loss (nats)", lines={"guess": 0.7}, second="accuracy", second_y="accuracy (share)"))
     assert len(fig.axes) == 2 and fig.axes[0].lines[0].get_ydata()[1] == 1.0

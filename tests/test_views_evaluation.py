@@ -1,4 +1,4 @@
-"""Figures of lesson 09 draw what they are given; the paper's tables are whole and of one shape."""
+"""Figures and sentences of lessons 05, 09 and 10 show what they are given; the paper's tables are whole and of one shape."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rlhf_kit.errors import KitError
+from rlhf_kit.evaluation.benches import paper_table
 from rlhf_kit.runs import open_run
 from rlhf_kit.views import evaluation as draw
 from rlhf_kit.views.files import save_figure
@@ -69,14 +70,14 @@ def test_changes_parts_and_skills():
 @pytest.mark.parametrize(("name", "rows", "columns"), [
     ("table1_rewardbench", 4, 4), ("table2_chat", 6, 3), ("table3_academic", 4, 6), ("table4_ablation", 3, 10)])  # fmt: skip
 def test_paper_tables(name, rows, columns):
-    found = draw.paper_table(name)
+    found = paper_table(name)
     assert (len(found["rows"]), len(found["columns"])) == (rows, columns)
     assert found["verified"] is False and "2405.07863" in found["source"]
 
 
 def test_unknown_paper_table_names_the_known_ones():
     with pytest.raises(KitError, match="table2_chat"):
-        draw.paper_table("table9")
+        paper_table("table9")
 
 
 def test_a_saved_figure_replaces_the_old_one(tmp_path):
@@ -156,3 +157,64 @@ def test_bought_parts_and_sections_stand_side_by_side():
     moved, gained = draw_bought(parts, gains, 16).axes
     assert [container[0].get_marker() for container in moved.containers] == ["^", "v"]
     assert [patch.get_height() for patch in gained.patches] == [1.0, 1.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize(("temperature", "kind"), [(1.2, "overconfident"), (0.8, "underconfident"), (1.0, "about right")])
+def test_a_temperature_says_how_bold_a_model_is(temperature, kind):
+    from rlhf_kit.views.over_optimisation import say_temperature
+
+    assert f"temperature {temperature:.2f}: the model is {kind}" in say_temperature(temperature)
+
+
+def test_an_accuracy_is_told_beside_one_annotators():
+    from rlhf_kit.views.over_optimisation import say_accuracy
+
+    assert say_accuracy("pairs", (0.7, 0.65, 0.75), 0.8) == "pairs: 0.700 [0.650, 0.750], 0.100 below one annotator"
+    assert say_accuracy("pairs", (0.9, 0.85, 0.95), 0.8).endswith("0.100 above one annotator")
+
+
+def test_a_promise_that_is_kept_and_one_that_is_not():
+    from rlhf_kit.views.over_optimisation import promise_row, say_promise
+
+    row = promise_row(8, [3.0, 4.0, 5.0, 6.0], [1.0, 2.1, 2.9, 4.0])
+    assert (row["n"], row["promised"]) == (8, 4.5) and row["gap"] == pytest.approx(row["promised"] - row["delivered"]) == pytest.approx(2.0)
+    assert row["low"] < row["gap"] < row["high"] and say_promise(row).startswith("at n = 8 the promise is higher than the truth")
+    assert "are not told apart" in say_promise(promise_row(1, [1.0, 3.0], [2.0, 2.0]))
+
+
+def test_gains_go_section_by_section_and_the_weakest_is_the_least_share_of_the_possible():
+    from rlhf_kit.views.over_optimisation import gains_by_section, say_weakest
+
+    rows = gains_by_section(["chat", "safety", "chat", "safety"], [1.0, 2.0, 2.0, 2.0], [2.0, 8.0, 2.0, 8.0])
+    assert [(row["category"], row["gain"], row["oracle"]) for row in rows] == [("chat", 1.5, 2.0), ("safety", 2.0, 8.0)]
+    assert rows[0]["low"] < 1.5 < rows[0]["high"]
+    assert say_weakest(rows) == "least of the possible gain is found in safety: +2.00 of +8.00 gold points"
+
+
+def test_scores_spread_over_both_answers_and_repetitions_that_pay_are_named():
+    from rlhf_kit.views.over_optimisation import say_repetitions, spread_of
+
+    assert spread_of([{"chosen_gold": 3.0, "rejected_gold": 1.0}] * 4, "gold") == 1.0
+    assert spread_of([{"chosen_gold": 7.0, "rejected_gold": 1.0}], "gold") == 3.0
+    assert spread_of([{"chosen_gold": 2.0, "rejected_gold": 2.0}], "gold") == 1.0  # nothing to divide by
+    steps = [{"learnt reward": np.full(3, value)} for value in (0.0, -1.0, -0.5, -0.5, 0.1)]
+    assert say_repetitions(steps) == "reward rises at repetition 2, 4"
+    assert say_repetitions(steps[:2]) == "the reward falls with every repetition"
+
+
+def test_a_plan_says_where_it_runs_what_is_wrong_and_what_must_be_accepted():
+    from rlhf_kit.views.scale import say_plan
+
+    bare = {"processes": 1, "card": None, "problems": [], "licences": {}}
+    assert say_plan(bare).splitlines() == ["1 process(es)", "problems: none found", "licences: none to accept"]
+    full = {"processes": 8, "card": {"name": "A100"}, "problems": ["too large", "too slow"], "licences": {"llama": "its licence"}}
+    assert say_plan(full).splitlines() == ["8 process(es) on A100", "problems: too large; too slow", "licences: llama: its licence"]
+
+
+def test_a_plan_without_a_released_model_still_has_its_rows():
+    from rlhf_kit.planning import planner
+    from rlhf_kit.views.scale import plan_rows
+
+    rows = {row[0]: row for row in plan_rows(planner.plan("smoke"))}  # its base model is made on the spot and has no name
+    assert list(rows) == ["sft", "reward", "pairwise", "sample-1", "score-1", "dpo-1", "evaluation"]
+    assert rows["sft"][1] is None and rows["sft"][2] == rows["sft"][3] > 100_000

@@ -56,8 +56,10 @@ def test_faults_of_a_judge_without_order_are_said_to_have_none():
 
 def test_flattery_draws_and_says_what_is_missing():
     surplus, right = {"difference": 0.1, "low": 0.02, "high": 0.2, "p": 0.01}, {"accuracy": 0.8, "low": 0.7, "high": 0.9, "n": 5}
-    row = judged.flattery_row("x", "online-2", surplus, right, None, 0, None)
-    strict = judged.flattery_row("y", "online-2", {"difference": -0.1, "low": -0.2, "high": -0.05}, right, (0.6, 0.5, 0.7), 9, 0.25)
+    none = {"n_tied": 0, "tied": None, "tied_low": None, "tied_high": None, "flips": None}
+    ties = {"n_tied": 9, "tied": 0.6, "tied_low": 0.5, "tied_high": 0.7, "flips": 0.25}
+    row = judged.flattery_row("x", "online-2", surplus, right, none)
+    strict = judged.flattery_row("y", "online-2", {"difference": -0.1, "low": -0.2, "high": -0.05}, right, ties)
     fig = judged.draw_flattery([row, strict])
     assert "Whom it favours where gold ties" in texts(fig) and "x, online-2" in texts(fig)
     assert [len(ax.containers) for ax in fig.axes] == [2, 1, 2]
@@ -93,3 +95,28 @@ def test_tables_beside_the_papers_say_whose_numbers_are_whose():
     rows, heads = judged.beside("table2_chat", {"mine": {"Arena-Hard (%)": 51.0}}, ["MT-Bench", "Arena-Hard (%)"])
     assert heads == ["model", "numbers of", "MT-Bench", "Arena-Hard (%)"]
     assert rows[0] == ["SFT (theirs)", "paper, unverified", 7.69, 5.6] and rows[-1] == ["mine", "this run", None, 51.0]
+    rows, heads = judged.alone({"mine": {"pocket_add": 51.0, "pocket_sort": 2.0}})
+    assert (rows, heads) == ([["mine", "this run", 51.0, 2.0]], ["model", "numbers of", "add", "sort"])
+
+
+def test_a_step_is_over_optimised_only_where_proxy_and_truth_part_beyond_doubt():
+    up, down, unclear = (0.5, 0.4, 0.6, 0.0), (-0.5, -0.6, -0.4, 0.0), (-0.1, -0.3, 0.1, 0.2)
+    assert judged.say_step("a", "b", up, down) == "a to b: reward +0.50 [+0.40, +0.60], gold -0.50 [-0.60, -0.40]: over-optimisation"
+    for proxy, truth in ((up, unclear), (unclear, down), (up, up)):
+        assert judged.say_step("a", "b", proxy, truth).endswith("no over-optimisation shown")
+
+
+def test_what_a_reward_model_has_learnt_in_words():
+    from rlhf_kit.views import words
+
+    beyond = {"rule": "longer", "accuracy": 0.7, "low": 0.02}
+    assert "may be coin tosses" in words.learnt(0.5, beyond)
+    said = words.learnt(0.6, beyond)
+    assert "knows something" in said and "longer" not in said
+    assert "more than 'the longer answer wins', which is right on 0.700 of them" in words.learnt(0.6, {**beyond, "low": -0.1})
+
+
+def test_faults_are_named_detector_by_detector():
+    rows = [{"name": "a", "biased": True, "slope_biased": True}, {"name": "b", "biased": False, "slope_biased": True}]
+    assert judged.say_judge_faults(rows) == "taste for place found in: a\ntaste for length found in: a, b"
+    assert judged.say_judge_faults(rows[1:]).startswith("taste for place found in: nobody\n")

@@ -136,7 +136,7 @@ def test_every_control_moves_figure_and_words(name, control, value, tmp_path):
 def test_every_control_says_what_it_is(name, tmp_path):
     with capture_output():
         made = views(tmp_path)[name](True)
-    for widget in [*made.controls.values(), *made.parts["row"].children]:
+    for widget in [*made.controls.values(), *made.parts["buttons"]]:
         if hasattr(widget, "description") and type(widget).__name__ != "HTML":
             assert widget.description.strip()
 
@@ -170,7 +170,7 @@ def test_bench_step_and_shift(tmp_path):
     with capture_output():
         made = views(tmp_path)["bench"](True)
     assert made.controls["label"].value == "A beats D"  # the lowest reward against the highest: -1.25 and 2
-    next(b for b in made.parts["row"].children if b.description == "one gradient step").click()
+    next(b for b in made.parts["buttons"] if b.description == "one gradient step").click()
     share = 1 / (1 + math.exp(-3.25))
     assert made.controls["A"].value == pytest.approx(-1.25 + share) and made.controls["D"].value == pytest.approx(2 - share)
     told = made.said.text.split(" and the loss is ")[1].split(" nats")[0]
@@ -218,6 +218,16 @@ def test_the_verdict_names_its_policies_and_draws_all_that_its_legend_names():
     assert len(diamond.get_xdata()) == 1
 
 
+@pytest.mark.parametrize("seeds", [None, [0.2, 0.5, 0.9]])
+def test_the_legend_of_the_verdict_is_not_cut_at_the_edge(seeds):
+    figure = verdict.draw_verdict(evaluation_rows(), seeds).figure
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    plt.close(figure)
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and len(legend.get_texts()) == 4
+
+
 def test_force_field_shows_the_real_path():
     found = force_field.paths(histories(), 0.1)
     assert found["mine"].shape == (8, 3)  # the row without rewards is no step
@@ -261,7 +271,7 @@ def test_pairs_share_of_wrong_labels_and_paging(tmp_path):
     made.controls["pair"].value = 5
     made.controls["label"].value = "wrong"
     assert made.controls["pair"].value == 1 and made.controls["pair"].max == 4 and "4 of 12" in made.said.text
-    click = {b.description: b.click for b in made.parts["row"].children if hasattr(b, "click")}
+    click = {b.description: b.click for b in made.parts["buttons"]}
     click["next pair"]()
     assert "number 2" in made.said.text
     click["previous pair"](), click["previous pair"]()

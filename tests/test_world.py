@@ -64,10 +64,10 @@ def test_gold_is_linear_in_hostile_text():
     prompt = PROMPTS[0]["prompt"]
     world.gold(prompt, "warm up")
     for hostile in ("a" * 300_000, "." * 300_000, "the answer is " * 20_000, "1" * 300_000, "Sorry, " * 40_000):
-        started = time.perf_counter()
+        started = time.process_time()  # what else the machine does does not count
         world.gold(prompt, hostile)
         world.gold([{"role": "user", "content": hostile}], "x")
-        assert time.perf_counter() - started < 1.0, hostile[:20]  # seconds where a quadratic reader needs minutes
+        assert time.process_time() - started < 1.0, hostile[:20]  # seconds where a quadratic reader needs minutes
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ reward_bench        RewardBench v1's averages; benches: the public sets, RM-Benc
 reward_quality      accuracy, calibration and taste for length of a reward model
 over_optimisation   best-of-n; hacking: KL, what was sold for the reward, where the peak was
 skills              lm-eval before and after; exporters: official benchmarks there and back
+tally               rows of answers and verdicts, picked and summed up for a report
 
-`benches`, `endpoint_judge`, `exporters` and `skills` are imported by name: they reach for files, models or servers.
+`benches`, `endpoint_judge`, `exporters` and `skills` are imported by name: they reach for files, models or servers. So is `tally`.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ from rlhf_kit.evaluation.statistics import (
     cluster_interval,
     paired_difference,
     seeds_interval,
+    share_interval,
 )
 from rlhf_kit.evaluation.win_rates import (
     compare_policies,
@@ -66,6 +68,6 @@ __all__ = [
     "compare_policies", "diversity", "elo", "estimate_difficulty", "expected_calibration_error",
     "extreme_change", "hacking_report", "judge_policies", "length_bias", "length_controlled_win_rate", "length_histogram",
     "longer", "paired_difference", "position_bias", "reliability_table", "reward_accuracy",
-    "reward_length_correlation", "rewardbench_sections", "sampled_kl", "seeds_interval", "shorter",
+    "reward_length_correlation", "rewardbench_sections", "sampled_kl", "seeds_interval", "share_interval", "shorter",
     "style_of", "win_rate", "win_rate_of", "win_rates_by_category",
 ]

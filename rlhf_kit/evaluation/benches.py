@@ -101,7 +101,7 @@ def _prompt(prompt: Any, where: str) -> list[dict]:
 def pocket_bench(n: int = 400, seed: int = 0, split: str = "eval") -> list[BenchItem]:
     """The pocket world's own bench in the same four sections: prompts of `split`, a better answer and a worse one by gold.
 
-    Half of the pairs are drafts of a good and a mediocre writer, half an answer and the same with one slip, which is the
+    In each section half of the pairs are drafts of a good and a mediocre writer, half an answer and the same with one slip, which is the
     harder kind. Pairs of equal gold are drawn again.
     """
     from rlhf_kit import world
@@ -112,7 +112,8 @@ def pocket_bench(n: int = 400, seed: int = 0, split: str = "eval") -> list[Bench
         rng = random.Random(f"pocket-bench-{seed}-{number}")
         for _ in range(50):
             good = demonstrate(row["prompt"], rng, 0.9)
-            other = slip(good, rng) if number % 2 else demonstrate(row["prompt"], rng, 0.35)
+            # The prompts go round the four sections, so whole rounds take turns: each section gets both kinds of pair.
+            other = slip(good, rng) if number // 4 % 2 else demonstrate(row["prompt"], rng, 0.35)
             values = world.gold_utility([row["prompt"]] * 2, [good, other])
             if abs(values[0] - values[1]) > 0.05:
                 better, worse = (good, other) if values[0] > values[1] else (other, good)

@@ -128,6 +128,37 @@ def export_arena_hard(path: str | Path, questions: Sequence[Mapping], answers: S
     return _write_lines(path, rows, model)
 
 
+def single_turns(asked: Mapping[str, Sequence[Mapping]], *sides: Sequence[Mapping]) -> tuple[list[dict], list[list[str]]]:
+    """(questions, texts of each side): the prompts of one turn, as AlpacaEval asks them, and the policies' answers.
+
+    asked: prompt_id -> messages. sides: answers to the same prompts, row by row, with prompt_id, category and text.
+    """
+    kept = [rows for rows in zip(*sides, strict=True) if len(asked[rows[0]["prompt_id"]]) == 1]
+    questions = [{"question_id": rows[0]["prompt_id"], "turns": [asked[rows[0]["prompt_id"]][0]["content"]],
+                  "category": rows[0]["category"]} for rows in kept]  # fmt: skip
+    return questions, [[rows[k]["text"] for rows in kept] for k in range(len(sides))]
+
+
+def write_alpaca_eval(
+    path: str | Path,
+    questions: Sequence[Mapping],
+    baseline: tuple[str, Sequence[str]],
+    model: tuple[str, Sequence[str]],
+    preference: Mapping[str, float],
+) -> Path:
+    """annotations.json as AlpacaEval's own judge would write it, from another judge's verdicts.
+
+    baseline, model: (name, its answers). preference: question_id -> probability that the model's answer is better; nan (no
+    verdict) becomes null.
+    """
+    rows = []
+    for question, first, second in zip(questions, baseline[1], model[1], strict=True):
+        won = preference[question["question_id"]]
+        rows.append({"instruction": question["turns"][0], "output_1": first, "output_2": second, "generator_1": baseline[0],
+                     "generator_2": model[0], "preference": None if math.isnan(won) else 1 + won})  # fmt: skip
+    return write_json(path, rows)
+
+
 # ---------------------------------------------------------------- judgements back
 
 

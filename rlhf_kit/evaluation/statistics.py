@@ -46,10 +46,7 @@ def cluster_interval(values: Sequence[float], clusters: Sequence | None = None, 
     means = sums / sizes
     if np.ptp(means) < 1e-12:
         if mean in (0.0, 1.0):
-            from statsmodels.stats.proportion import proportion_confint
-
-            low, high = proportion_confint(mean * len(sums), len(sums), alpha=1 - confidence, method="wilson")
-            return Interval(mean, min(mean, float(low)), max(mean, float(high)))  # its end is off by rounding
+            return Interval(mean, *map(float, share_interval(mean, len(sums), confidence)))
         return Interval(mean, mean, mean)
 
     def ratio(s, k, axis=-1):
@@ -63,6 +60,18 @@ def cluster_interval(values: Sequence[float], clusters: Sequence | None = None, 
         tail = (1 - confidence) / 2
         low, high = np.quantile(found.bootstrap_distribution, [tail, 1 - tail])
     return Interval(mean, float(low), float(high))
+
+
+def share_interval(share: Sequence[float], n: Sequence[int], confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """(low, high) of shares of n independent cases, by Wilson: it has a width also where no case or every case counts.
+
+    share: (N,) in 0 to 1; n: (N,) or one number for all. Cases that belong to one prompt want `cluster_interval`.
+    """
+    from statsmodels.stats.proportion import proportion_confint
+
+    share, n = np.broadcast_arrays(np.asarray(share, dtype=float), np.asarray(n, dtype=float))
+    low, high = proportion_confint(share * n, n, alpha=1 - confidence, method="wilson")
+    return np.minimum(low, share), np.maximum(high, share)  # an end at 0 or 1 is off by rounding
 
 
 def seeds_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:

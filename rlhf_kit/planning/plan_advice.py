@@ -124,5 +124,5 @@ def commands(
         made.append({"why": f"{why} (lesson {lesson})", "command": shlex.join([*run, "--only", lesson])})
     made.append({"why": "or all lessons in order, going on where it stopped", "command": shlex.join(run)})
     if launcher(profile, on):
-        made.append({"why": "the lessons start their trainings so", "command": shlex.join(launcher(profile, on))})
+        made.append({"why": "not to be typed: so the lessons start their trainings", "command": shlex.join(launcher(profile, on))})
     return made

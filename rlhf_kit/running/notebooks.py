@@ -295,7 +295,9 @@ def clean(executed: Path, target: Path) -> None:
             data = output.get("data", {})
             if output.output_type == "stream" and output.name == "stderr":
                 continue
-            data.pop("application/vnd.jupyter.widget-view+json", None)
+            widget = data.pop("application/vnd.jupyter.widget-view+json", None)
+            if widget and set(data) <= {"text/plain"}:  # a progress bar, of which only its first line would stay
+                continue
             if output.output_type in ("display_data", "execute_result") and not data:
                 continue
             if "execution_count" in output:

@@ -36,19 +36,20 @@ def build(run: Run, out: Path | None = None) -> Path:
     executed = [p for p in sorted((run.path / "notebooks").glob("[0-9]*.ipynb")) if p.stem in done]
     pages = {p.stem: f"{p.stem}.html" for p in executed}
     lessons = [render(path, pages) for path in executed]
-    entries = [Entry("index.html", "Home"), *[Entry(pages[x.name], x.title, x.headings) for x in lessons]]
-    others = home.course_tables(lessons, pages)
+    others = home.course_tables(lessons, pages, found)
     if any(lesson.figures for lesson in lessons):
-        others.append(("figures.html", "All figures", home.gallery(lessons, pages)))
-    entries += [Entry(file, text) for file, text, _ in others]
-    body = home.home(
-        _course_figure(executed, lessons), lessons, pages, found, timings, read_json(run.path / "metrics.json"),
-        [(file, text) for file, text, _ in others],
-    )  # fmt: skip
-    said = "Preference data, SFT, a reward model, DPO in a loop: the RLHF Workflow paper as executed notebooks, with claims that are checked."
+        says = "Every figure of the run, small, each a link to the place where it is read."
+        others.append(("figures.html", "All figures", says, home.gallery(lessons, pages)))
+    entries = [Entry("index.html", "Home"), *[Entry(pages[x.name], x.title, x.headings, "Lessons") for x in lessons]]
+    entries += [Entry(file, title, group="Look it up") for file, title, _, _ in others]
+    figure = _course_figure(executed, lessons)
+    body = home.home(figure, lessons, pages, found, timings, read_json(run.path / "metrics.json"), [one[:3] for one in others])
+    said = "RLHF Workflow (arXiv 2405.07863) as notebooks that run on two CPU cores: preferences, SFT, reward model, online DPO, claims that are checked."
     texts = {"index.html": document(COURSE, said, body, entries, "index.html", run.name)}
-    texts |= {pages[x.name]: document(x.title, x.description, x.body, entries, pages[x.name], run.name) for x in lessons}
-    texts |= {file: document(text, f"{text} of the course.", inner, entries, file, run.name) for file, text, inner in others}
+    for one in lessons:
+        above = home.above_lesson(one, timings["notebooks"])
+        texts[pages[one.name]] = document(one.title, one.description, above + one.body, entries, pages[one.name], run.name)
+    texts |= {file: document(title, says, inner, entries, file, run.name) for file, title, says, inner in others}
     for file, text in texts.items():
         write_text(site / file, text)
     write_text(site / ".nojekyll", "")  # a host of static pages takes the folder as it is

@@ -32,6 +32,7 @@ STYLES = (
     "vertical-align white-space width"
 ).split()
 NO_ALT = "No description has been provided for this image"  # nbconvert's words
+FOUND = re.compile(r"(?:^[\w-]+: found \(made earlier\)\n){2,}", re.M)  # what stages say of themselves
 WIDE = 700  # pixels; a wider figure keeps a readable size on a phone and scrolls in its own box
 
 
@@ -50,8 +51,11 @@ class Figure:
 
     @property
     def caption(self) -> str:
-        """The first sentence of the words, with a sentence's end and not a numbered heading's dot."""
-        return re.split(r"(?<=[^\d\W])\. ", self.alt)[0].rstrip(".")
+        """The title in the words: what stands before the axes and values, or else the titles of the panels."""
+        title = re.split(r"; |(?<=[^\d\W])\. ", self.alt)[0].rstrip(".")  # a sentence's end, not a numbered heading's dot
+        if title.startswith("Panel 1: "):
+            title = " · ".join(re.findall(r"Panel \d+: ([^;.]+)", self.alt))
+        return _short(title, 90)
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,9 @@ def render(path: Path, pages: Mapping[str, str]) -> Lesson:
     """The lesson of an executed notebook. pages: notebook name -> file name of its page, for links between lessons."""
     book = notebooks.read(path)
     book.cells = [c for c in book.cells if not {"injected-parameters", "colab"} & set(c.metadata.get("tags", []))]
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.outputs = _joined(cell.outputs)
     soup = BeautifulSoup(_converted(book), "html.parser")
     for place in soup.select("[id^='cell-id=']"):
         place["id"] = place["id"].removeprefix("cell-id=")
@@ -116,6 +123,26 @@ def _converted(book) -> str:
     )
     exporter.log.setLevel("ERROR")  # it warns of every picture without words; they get theirs below
     return exporter.from_notebook_node(book)[0]
+
+
+def _joined(outputs: list) -> list:
+    """Outputs with neighbouring lines of standard output as one block, and the stages that were only found in one line."""
+    made: list = []
+    for output in outputs:
+        if made and output.output_type == made[-1].output_type == "stream" and output.name == made[-1].name == "stdout":
+            made[-1].text += output.text
+        else:
+            made.append(output)
+    for output in made:
+        if output.output_type == "stream":
+            output.text = FOUND.sub(_named_once, output.text)
+    return made
+
+
+def _named_once(match: re.Match) -> str:
+    names = [line.partition(":")[0] for line in match[0].splitlines()]
+    told = (name if names.count(name) == 1 else f"{name} ({names.count(name)} times)" for name in dict.fromkeys(names))
+    return f"found, made earlier: {', '.join(told)}\n"
 
 
 def _formulas(soup: BeautifulSoup) -> None:
@@ -198,8 +225,11 @@ def _alt(image: Tag, cells: Mapping[str, str]) -> str:
 
 
 def _boxes(soup: BeautifulSoup) -> None:
-    """Tables scroll in a box of their own, with the keyboard too."""
+    """Tables scroll in a box of their own, with the keyboard too; a head without words goes, and marks a card."""
     for table in soup.find_all("table"):
+        if table.thead and not table.thead.get_text(strip=True):
+            table.thead.decompose()
+            table["class"] = [*table.get("class", []), "card"]
         box = soup.new_tag("div", attrs={"class": "box", "tabindex": "0", "role": "region", "aria-label": "table"})
         table.wrap(box)
 

@@ -15,9 +15,14 @@ from rlhf_kit.site.lesson import Heading
 HERE = Path(__file__).resolve().parent
 GENERATOR = "rlhf-kit site"
 COURSE = "Online RLHF, a course you can run"
+# a rising line; without one of its own a browser asks the host for /favicon.ico
+ICON = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect width='16' height='16' rx='3' fill='%230b57a4'/%3E"
+    "%3Cpath d='M3 12l3-4 3 2 4-6' fill='none' stroke='white' stroke-width='2'/%3E%3C/svg%3E"
+)
 DARK = (
     "color-scheme:dark;--text:#e4e8ec;--soft:#a3adb8;--back:#14181d;--panel:#1d232a;--line:#38414b;--link:#79b8ff;"
-    "--holds:#5fd38d;--outside:#ff8a8a;--unsure:#f0c060;--paper:#f4f4f2;--word:#ff7b72"
+    "--holds:#5fd38d;--outside:#ff8a8a;--unsure:#f0c060;--paper:#fff;--word:#ff7b72"
 )
 
 
@@ -28,6 +33,7 @@ class Entry:
     file: str
     title: str
     headings: Sequence[Heading] = ()
+    group: str = ""  # the word above the first of its pages
 
 
 @lru_cache(maxsize=1)
@@ -40,9 +46,9 @@ def style() -> str:
         return [f"{root} {line}" for line in lines if line.startswith(".highlight .")]
 
     def dark(root: str) -> str:
-        # figures keep their paper, a little dimmed: their colours carry a meaning that an inversion would change
-        dimmed = [f"{root} {place} img{{filter:brightness(.92);padding:4px}}" for place in ("figure", ".thumbs")]
-        return "\n".join([f"{root}{{{DARK}}}", *dimmed, *code("github-dark", root)])
+        # light and dark change places and the hues turn back, so that a blue line stays blue and does so on dark paper
+        turned = [f"{root} {place} img{{filter:invert(.96) hue-rotate(180deg) brightness(1.1);mix-blend-mode:screen}}" for place in ("figure", ".thumbs")]
+        return "\n".join([f"{root}{{{DARK}}}", *turned, *code("github-dark", root)])
 
     return "\n".join([
         (HERE / "style.css").read_text(encoding="utf-8"), *code("default", ""), dark(":root[data-theme=dark]"),
@@ -66,8 +72,11 @@ def policy() -> str:
 
 def contents(entries: Sequence[Entry], here: str) -> str:
     """The list of pages; below the page that is open, its headings."""
-    lines = []
+    lines, group = [], ""
     for entry in entries:
+        if entry.group != group:
+            group = entry.group
+            lines.append(f'<li class="group">{html.escape(group)}</li>')
         mark = ' aria-current="page"' if entry.file == here else ""
         lines.append(f'<li><a href="{entry.file}"{mark}>{html.escape(entry.title)}</a>')
         inner = [h for h in entry.headings if h.level in (2, 3)] if entry.file == here else []
@@ -96,11 +105,14 @@ def turn(entries: Sequence[Entry], here: str) -> str:
 def document(title: str, description: str, body: str, entries: Sequence[Entry], here: str, run: str) -> str:
     """A whole page. `body` is trusted HTML; the texts are escaped here."""
     full = title if title == COURSE else f"{title} | {COURSE}"
+    shared = "".join(f'<meta property="og:{key}" content="{html.escape(text)}">' for key, text in
+                     (("title", full), ("description", description), ("type", "article")))  # fmt: skip
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(full)}</title>\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy()}">\n'
         f'<meta name="generator" content="{GENERATOR}">\n<meta name="description" content="{html.escape(description)}">\n'
+        f'{shared}\n<link rel="icon" href="{ICON}">\n'
         f"<style>{style()}</style>\n<script>{script()}</script></head>\n"
         '<body><a class="skip" href="#main">Skip to the text</a>'
         f'<header class="top"><a href="index.html">Online RLHF</a><small>run {html.escape(run)}</small>'

@@ -212,17 +212,25 @@ def glossary_html(link: Link | None = _on_site) -> str:
 
 def metrics_html(link: Link | None = _on_site) -> str:
     """The metrics as a table without page around it."""
-    rows = [[f"<b>{_text(one.metric)}</b>", *(_text(text) for text in (one.means, one.better, one.misread, one.unit)), _html_link(one, link)]
-            for one in metrics()]  # fmt: skip
-    return _table(["number", "what it is", "better", "what it does not mean", "unit", "lesson"], rows)
+    rows = [[f"<b>{_text(one.metric)}</b><br><small>{_text(one.unit)}</small>", *(_text(text) for text in (one.means, one.better, one.misread)),
+             _html_link(one, link)] for one in metrics()]  # fmt: skip
+    return _table(["number, unit", "what it is", "better", "what it does not mean", "lesson"], rows)
 
 
-def paper_map_html(link: Link | None = _on_site, lesson: str | None = None) -> str:
-    """The map as a table without page around it; of one lesson where it is named."""
-    rows = [[_text(one.part), _text(one.what), _html_link(one, link), "<br>".join(f"<code>{_text(name)}</code>" for name in one.functions),
-             f"<code>{_text(one.claim)}</code>" if one.claim else "none", _text(one.reports), _text(one.deviation)]
+def paper_map_html(link: Link | None = _on_site, lesson: str | None = None, claim_link: Callable[[str], str | None] | None = None) -> str:
+    """The map as a table without page around it; of one lesson where it is named. claim_link: claim id -> address, None for no link."""
+    rows = [[f"<b>{_text(one.part)}</b><br>{_text(one.what)}", _where(one, link, claim_link), _text(one.reports), _text(one.deviation)]
             for one in paper_map() if lesson in (None, one.lesson)]  # fmt: skip
-    return _table(["paper", "what it says", "lesson", "function", "claim", "the paper reports", "here"], rows)
+    return _table(["the paper says", "lesson, functions, claim", "the paper reports", "here"], rows)
+
+
+def _where(one: Part, link: Link | None, claim_link: Callable[[str], str | None] | None) -> str:
+    """Lesson, functions and claim below one another: side by side they would need a very wide page."""
+    lines = [_html_link(one, link), *(f"<code>{_text(name)}</code>" for name in one.functions)]
+    if one.claim:
+        address, name = claim_link(one.claim) if claim_link else None, f"<code>{_text(one.claim)}</code>"
+        lines.append("claim " + (f'<a href="{html.escape(address)}">{name}</a>' if address else name))
+    return "<br>".join(lines)
 
 
 def show_glossary() -> None:

@@ -320,7 +320,7 @@ def draw_label_noise(
     style.label(ax, "How often the label is right, by distance", distance, "right labels (share of pairs)", legend=True)
     ax.legend(loc="lower right", frameon=False, fontsize=9)
     counts.hist(np.abs(gaps), bins=20, color=style.SKY, edgecolor="white")
-    style.label(counts, "How far apart the pairs are", distance, "pairs (number)")
+    style.label(counts, "How far apart the pairs are (equal ones left out)", distance, "pairs (number)")
     return fig
 
 
@@ -385,3 +385,26 @@ def draw_lengths(
     style.legend_outside(ax)
     style.label(ax, "Is the chosen answer longer? Mean length of both sides (95 % intervals)", "pairs of", f"mean length ({unit})")
     return fig
+
+
+# ---------------------------------------------------------------- rows for the cells of the lessons
+
+
+def same_prompts(rows: Sequence[Mapping], first: str, second: str, temperature: float) -> tuple[list, list]:
+    """The answers of two policies at one temperature, in one order: prompt by prompt, sample by sample.
+
+    rows: those of `stages.evaluation`. ValueError where the two did not answer the same prompts.
+    """
+    found = [[row for row in rows if (row["policy"], row["temperature"]) == (name, temperature)] for name in (first, second)]
+    asked = [[(row["prompt_id"], row.get("sample", 0)) for row in answers] for answers in found]
+    if asked[0] != asked[1]:
+        raise ValueError(f"{first!r} and {second!r} did not answer the same prompts at temperature {temperature:g}")
+    return found[0], found[1]
+
+
+def token_lengths(pairs: Sequence[Mapping], tokenizer: Callable[..., Mapping]) -> dict[str, list[int]]:
+    """Tokens of every pair's prompt (all its turns), chosen and rejected answer; those of a chat template do not count."""
+    texts = {"prompt": [" ".join(turn["content"] for turn in row["prompt"]) for row in pairs]}
+    texts |= {side: [row[side][-1]["content"] for row in pairs] for side in ("chosen", "rejected")}
+    ids = {part: tokenizer(said, add_special_tokens=False)["input_ids"] for part, said in texts.items()}
+    return {part: [len(row) for row in rows] for part, rows in ids.items()}

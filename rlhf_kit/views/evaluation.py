@@ -8,9 +8,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rlhf_kit.evaluation.benches import (
-    paper_table as paper_table,  # lesson 09 shows the paper's tables beside its own
-)
 from rlhf_kit.views import style
 from rlhf_kit.views.loop import arm_rows
 

@@ -53,6 +53,13 @@ def beside(name: str, ours: Mapping[str, Mapping[str, float]], columns: Sequence
     return rows, ["model", "numbers of", *columns]
 
 
+def alone(ours: Mapping[str, Mapping[str, float]]) -> tuple[list[list], list[str]]:
+    """(rows, column heads) for `show`: our rows in the layout of `beside`, for tasks that the paper does not have."""
+    tasks = list(next(iter(ours.values())))
+    rows = [[name, "this run", *(values[task] for task in tasks)] for name, values in ours.items()]
+    return rows, ["model", "numbers of", *(task.removeprefix("pocket_") for task in tasks)]
+
+
 def draw_bench(scores: Mapping[str, Sequence[Mapping]], title: str = "The pocket world's reward bench, in RewardBench's four sections") -> Figure:
     """Accuracy in every section with 95 % intervals, one marker a judge. scores: judge -> rows {section, score, low, high, n}."""
     fig, (ax,) = style.figure(width=8.6, height=3.8)
@@ -72,6 +79,12 @@ def fault_row(name: str, place: Mapping | None, length: Mapping) -> dict:
     unseen = {"first_place": None, "low": None, "high": None, "biased": False}
     ends = {"slope": "slope", "slope_low": "low", "slope_high": "high", "slope_biased": "biased"}
     return {"name": name, **(place or unseen), **{key: length[found] for key, found in ends.items()}}
+
+
+def say_judge_faults(rows: Sequence[Mapping]) -> str:
+    """Two lines: in which judges each detector found a taste. rows: of `fault_row`."""
+    found = [("place", "biased"), ("length", "slope_biased")]
+    return "\n".join(f"taste for {what} found in: " + (", ".join(row["name"] for row in rows if row[key]) or "nobody") for what, key in found)
 
 
 def draw_judge_faults(rows: Sequence[Mapping]) -> Figure:
@@ -141,14 +154,13 @@ def say_win_rate(row: Mapping) -> str:
     return f"{words.against_half(what, row['win_rate'], row['low'], row['high'])}; ties {row['ties']:.0%}{lost}"
 
 
-def flattery_row(judge: str, policy: str, surplus: Mapping, right: Mapping, tied: Sequence | None, n_tied: int, flips: float | None) -> dict:
+def flattery_row(judge: str, policy: str, surplus: Mapping, right: Mapping, ties: Mapping) -> dict:
     """What `draw_flattery` and `say_flattery` show of one judge on one policy.
 
-    surplus: `evaluation.compare_policies` of the judge's verdicts and gold's. right: `evaluation.agreement`. tied: (mean, low,
-    high) of the verdicts where gold ties, n_tied of them, or None. flips: how often the winner changes with the order.
+    surplus: `evaluation.compare_policies` of the judge's verdicts and gold's. right: `evaluation.agreement` of them.
+    ties: `evaluation.tally.on_ties`.
     """
-    row = {"judge": judge, "policy": policy, **{key: surplus[key] for key in ("difference", "low", "high")}, "n_tied": int(n_tied), "flips": flips}
-    row |= dict(zip(("tied", "tied_low", "tied_high"), tied or (None, None, None), strict=True))
+    row = {"judge": judge, "policy": policy, **{key: surplus[key] for key in ("difference", "low", "high")}, **ties}
     return row | {"accuracy": right["accuracy"], "accuracy_low": right["low"], "accuracy_high": right["high"]}
 
 
@@ -266,3 +278,14 @@ def draw_goodhart(paths: Mapping[str, Sequence[Mapping]]) -> Figure:
         style.label(ax, f"What each nat of KL bought {arm}", "KL to SFT (nats per answer); numbers: iterations",
                     "gain over SFT (st. dev. of its answers)" if ax is axes[0] else None, legend=ax is axes[0])
     return fig
+
+
+def say_step(old: str, new: str, proxy: Sequence[float], truth: Sequence[float]) -> str:
+    """One sentence on a step of training: over-optimisation where the proxy rose and the truth fell, each beyond doubt.
+
+    proxy, truth: (mean, low, high, ...) of the change from old to new, 95 % intervals.
+    """
+    said = ", ".join(f"{name} {mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+                     for name, (mean, low, high, *_) in (("reward", proxy), ("gold", truth)))  # fmt: skip
+    found = proxy[1] > 0 and truth[2] < 0
+    return f"{old} to {new}: {said}: {'over-optimisation' if found else 'no over-optimisation shown'}"

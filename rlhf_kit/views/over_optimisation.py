@@ -1,4 +1,4 @@
-"""Figures of lesson 05: calibration, length, distribution shift, best-of-n, and how a reward model is fooled."""
+"""Figures and sentences of lesson 05: calibration, length, distribution shift, best-of-n, and how a reward model is fooled."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from itertools import cycle
 import numpy as np
 from matplotlib.figure import Figure
 
-from rlhf_kit.evaluation import cluster_interval
-from rlhf_kit.views import style
+from rlhf_kit.evaluation import cluster_interval, paired_difference
+from rlhf_kit.views import style, words
 from rlhf_kit.views.evaluation import put_changes
 
 
@@ -52,6 +52,12 @@ def draw_calibration(tables: Mapping[str, Sequence[Mapping]]) -> Figure:
     style.label(ax, "Does 80 % mean 80 %?", "promised: P(likelier answer preferred)", "share of labels that agree", legend=True)
     style.label(counts, "How sure it is, how often", "promised: P(likelier answer preferred)", "share of pairs", legend=True)
     return fig
+
+
+def say_temperature(temperature: float) -> str:
+    """What the temperature that calibrates a model's rewards says of the model: above 1 they had to be cooled."""
+    kind = "overconfident" if temperature > 1.05 else "underconfident" if temperature < 0.95 else "about right in its confidence"
+    return f"least loss at temperature {temperature:.2f}: the model is {kind}"
 
 
 def draw_length(by_prompt: Mapping[str, Sequence[float]], length: Sequence[float], scores: Mapping[str, Sequence[float]],
@@ -136,6 +142,13 @@ def draw_accuracy_by_gap(sets: Mapping[str, tuple[Sequence, ...]],
     return fig
 
 
+def say_accuracy(name: str, found: Sequence[float], annotator: float) -> str:
+    """One line on a set of pairs: accuracy and 95 % interval (mean, low, high), and how far it is from one annotator's."""
+    value, low, high = found
+    side = "below" if annotator > value else "above"
+    return f"{name}: {value:.3f} [{low:.3f}, {high:.3f}], {abs(annotator - value):.3f} {side} one annotator"
+
+
 def draw_best_of_n(curve: Sequence[Mapping]) -> Figure:
     """Best-of-n by the reward model: the truth, the oracle and a random choice; and the reward itself.
 
@@ -160,6 +173,18 @@ def draw_best_of_n(curve: Sequence[Mapping]) -> Figure:
     return fig
 
 
+def promise_row(n: int, promised: Sequence[float], delivered: Sequence[float]) -> dict:
+    """A row of `draw_promise`: means over prompts, and the mean of promised minus delivered with its 95 % interval."""
+    gap = paired_difference(promised, delivered)
+    means = {"promised": float(np.mean(promised)), "delivered": float(np.mean(delivered))}
+    return {"n": n, **means, "gap": gap.mean, "low": gap.low, "high": gap.high}
+
+
+def say_promise(row: Mapping) -> str:
+    """Whether the promise of a `promise_row` was kept, in words."""
+    return words.compare(f"at n = {row['n']} the promise", "the truth", row["gap"], row["low"], row["high"])
+
+
 def draw_promise(rows: Sequence[Mapping]) -> Figure:
     """The reward translated into gold points against gold itself. rows: {n, promised, delivered, gap, low, high}."""
     fig, (ax, gap) = style.figure(1, 2, width=10.2, height=3.8)
@@ -175,6 +200,23 @@ def draw_promise(rows: Sequence[Mapping]) -> Figure:
         panel.set_xscale("log", base=2)
         panel.set_xticks(ns, [str(n) for n in ns])
     return fig
+
+
+def gains_by_section(sections: Sequence[str], gained: Sequence[float], possible: Sequence[float]) -> list[dict]:
+    """Rows of `draw_bought` from (prompts,) values: a section's mean gain with its 95 % interval, and the oracle's mean."""
+    sections, gained, possible = np.asarray(sections), np.asarray(gained), np.asarray(possible)
+    rows = []
+    for name in dict.fromkeys(sections.tolist()):
+        here = sections == name
+        mean, low, high, _ = paired_difference(gained[here], np.zeros(here.sum()))
+        rows.append({"category": name, "gain": mean, "low": low, "high": high, "oracle": float(possible[here].mean())})
+    return rows
+
+
+def say_weakest(sections: Sequence[Mapping]) -> str:
+    """The section of `gains_by_section` in which the least of the possible gain was found."""
+    row = min(sections, key=lambda row: row["gain"] / max(row["oracle"], 1e-9))
+    return f"least of the possible gain is found in {row['category']}: {row['gain']:+.2f} of {row['oracle']:+.2f} gold points"
 
 
 def draw_bought(parts: Sequence[Mapping], sections: Sequence[Mapping], n: int) -> Figure:
@@ -193,6 +235,18 @@ def draw_bought(parts: Sequence[Mapping], sections: Sequence[Mapping], n: int) -
     style.legend_below(gain)
     style.label(gain, f"How much of the possible gain, best of {n}", "section", "gold gained over one sample")
     return fig
+
+
+def spread_of(pairs: Sequence[Mapping], score: str) -> float:
+    """Standard deviation of a score ("reward", "gold") over both answers of all pairs; 1 where all are equal."""
+    return float(np.std([row[f"{side}_{score}"] for row in pairs for side in ("chosen", "rejected")])) or 1.0
+
+
+def say_repetitions(steps: Sequence[Mapping[str, Sequence[float]]]) -> str:
+    """At which repetitions of `draw_probes` the mean learnt reward rises over the one before."""
+    means = [float(np.mean(step["learnt reward"])) for step in steps]
+    rises = [str(k) for k in range(1, len(means)) if means[k] > means[k - 1]]
+    return "reward rises at repetition " + ", ".join(rises) if rises else "the reward falls with every repetition"
 
 
 def draw_probes(edits: Mapping[str, Mapping[str, Sequence[float]]], steps: Sequence[Mapping[str, Sequence[float]]], what: str) -> Figure:

@@ -24,8 +24,19 @@ def _once(plan: Mapping) -> list[Mapping]:
 
 def plan_rows(plan: Mapping) -> list[list]:
     """A row a step of `planner.plan`: step, model, parameters, those trained, rows, hours."""
-    return [[step["name"], step["models"][0], step.get("parameters"), step.get("trained"), step.get("rows"), _span(step.get("hours"))]
+    return [[step["name"], next(iter(step["models"]), None), step.get("parameters"), step.get("trained"), step.get("rows"), _span(step.get("hours"))]
             for step in _once(plan)]
+
+
+def say_plan(plan: Mapping) -> str:
+    """Three lines on `planner.plan`: processes and card, problems, licences to accept."""
+    card = f" on {plan['card']['name']}" if plan["card"] else ""
+    licences = "; ".join(f"{name}: {text}" for name, text in plan["licences"].items())
+    return "\n".join((
+        f"{plan['processes']} process(es){card}",
+        "problems: " + ("; ".join(plan["problems"]) or "none found"),
+        "licences: " + (licences or "none to accept"),
+    ))  # fmt: skip
 
 
 def plan_hours(plan: Mapping) -> list[tuple[str, float, float]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from rlhf_kit.evaluation import cluster_interval
 from rlhf_kit.views import style
 
 
@@ -149,3 +150,29 @@ def draw_sharpening(
             ax.set_ylim(0, 1.05)
         style.label(ax, said, "sampling temperature (0 = greedy)", text)
     return fig
+
+
+# ---------------------------------------------------------------- rows for the cells of the lesson
+
+
+def first_answers(rows: Sequence[Mapping], n: int) -> list[list[str]]:
+    """The texts of the first `n` answers to each prompt (samples 0 to n - 1)."""
+    by_prompt: dict[str, list[str]] = {}
+    for row in rows:
+        if row["sample"] < n:
+            by_prompt.setdefault(row["prompt_id"], []).append(row["text"])
+    return list(by_prompt.values())
+
+
+def by_section(
+    rows: Sequence[Mapping], values: Sequence[float], sections: Sequence[str], resamples: int = 1000
+) -> dict[str, tuple[float, float, float]]:
+    """(mean, low, high) of all values and of each section's: 95 % intervals, whole prompts resampled.
+
+    rows: the answers that the values belong to, with prompt_id and category.
+    """
+    values, ids = np.asarray(values, dtype=float), np.array([row["prompt_id"] for row in rows])
+    own = np.array([row["category"] for row in rows])
+    chosen = {"all": np.ones(len(rows), dtype=bool)} | {section: own == section for section in sections}
+    found = {name: cluster_interval(values[here], ids[here], resamples) for name, here in chosen.items()}
+    return {name: (one.mean, one.low, one.high) for name, one in found.items()}

@@ -41,6 +41,14 @@ def against_chance(what: str, value: float, low: float, high: float, n: int) -> 
     return f"{what}: {value:.3f} on {n} pairs (95 % interval {low:.3f} to {high:.3f}), {place}"
 
 
+def labels_and_truth(found: Mapping[str, Any]) -> str:
+    """Two lines on `stages.reward_accuracy_heldout`: agreement with the labels beside that with the true order, and which is more."""
+    truth, low, high = (found[f"gold_{key}"] for key in ("accuracy", "low", "high"))
+    more = "more" if truth > found["accuracy"] else "not more"
+    beside = f"agreement with the labels {found['accuracy']:.3f}, with the true order {truth:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{beside}\nthe model agrees {more} often with the truth than with the very labels that it was tested on"
+
+
 def against_half(what: str, value: float, low: float, high: float) -> str:
     """One sentence on a share that means nothing at one half: a win rate, an accuracy."""
     place = "above one half" if low > 0.5 else "below one half" if high < 0.5 else "not told apart from one half"
@@ -54,3 +62,18 @@ def peak(found: Mapping[str, Any]) -> str:
     verdict = "costs truth" if found["over_optimised"] else "has not been shown to cost truth"
     loss = f"{found['loss']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
     return f"most gold at n = {found['peak_n']}; from there to {found['largest_n']}: {loss}, so more search {verdict}"
+
+
+def learnt(low: float, beyond: Mapping[str, Any]) -> str:
+    """What a reward model has been shown to know of its annotators, in one to two sentences.
+
+    low: lower end of its held-out accuracy's interval. beyond: `evaluation.tally.beyond_length`.
+    """
+    if low <= 0.5:
+        return ("So this reward model has not been shown to know what the annotators prefer. Its labels may be coin tosses, "
+                "and what DPO learnt from them is no evidence of better answers.")  # fmt: skip
+    text = "So this reward model knows something of what the annotators prefer, and is wrong on the rest of the pairs."
+    if beyond["low"] <= 0:
+        text += (f"\nIt has not been shown to know more than 'the {beyond['rule']} answer wins', "
+                 f"which is right on {beyond['accuracy']:.3f} of them.")  # fmt: skip
+    return text

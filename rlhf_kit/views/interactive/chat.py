@@ -171,11 +171,11 @@ def chat_side_by_side(
 
         asked = [(f"{i + 1} of {len(examples)}", i) for i in range(len(examples))]
         made = {
-            "example": choice("answered before (greedy)", asked, 0, width="300px"),
+            "example": choice("answered before (greedy)", asked, 0, width="380px"),
             "text": widgets.Text(value=examples[0]["prompt"][-1]["content"], description="your prompt", style={"description_width": "initial"},
                                  layout={"width": "620px"}, continuous_update=False),
             "temperature": slider("temperature (0: greedy)", 0.0, 0.0, 1.5, 0.1),
-            "draw": slider("which draw", 0, 0, 9, 1, width="220px"),
+            "draw": slider("which draw", 0, 0, 9, 1, width="280px"),
         }  # fmt: skip
         made["example"].observe(recall, "value")
         return made
@@ -208,7 +208,7 @@ def chat_side_by_side(
 
         press = button("answer", answer, "asks all policies; this takes some seconds", icon="comment")
         note = widgets.HTML(
-            value=status("Answering takes some seconds; the first time the policies are loaded.")
+            value=status("Press it after changing prompt, temperature or draw; it takes some seconds, the first time more.")
         )
         notes.extend([press, note])
         return [press, note]

@@ -30,7 +30,7 @@ def choice(text: str, options: Sequence, value: Any, *, width: str = "430px") ->
         return widgets.ToggleButtons(
             **look,
             style={"description_width": "initial", "button_width": "max-content"},
-            layout={"width": "max-content"},
+            layout={"width": "max-content", "display": "flex", "flex_flow": "row nowrap", "align_items": "center", "grid_gap": "6px"},
         )
     return widgets.SelectionSlider(**look, style={"description_width": "initial"}, layout={"width": width})
 

@@ -95,7 +95,7 @@ def draw_force_field(
         plane,
         "Where the loss pulls, and where training went",
         "log(policy / reference) of the rejected answer, nats",
-        "... of the chosen answer, nats",
+        "the same of the chosen answer, nats",
     )
 
     wide = max(

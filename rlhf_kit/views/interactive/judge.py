@@ -90,7 +90,7 @@ def _ask(
         )
         kept = f" Saved in {path.name}." if taken else ""
         progress.value = status(
-            f"Pair {len(taken) + len(skipped) + 1} of {len(asked)}.{kept}"
+            f"Pair {len(taken) + len(skipped) + 1} of {len(asked)}. Which answer is better?{kept}{_until(LEAST - len(taken))}"
             if pair
             else f"{len(taken)} labels, {len(skipped)} skipped.{kept}"
         )
@@ -154,12 +154,17 @@ def _ask(
     return panel
 
 
+def _until(more: int) -> str:
+    """When there is a result, in words; nothing once there is one."""
+    return f" The first result comes after {more} more label{'s' if more > 1 else ''}." if more > 0 else ""
+
+
 def _card(pair: Mapping, left: str, right: str) -> str:
     turns = "".join(
         f"<div><b>{html.escape(turn['role'])}:</b> {html.escape(turn['content'])}</div>"
         for turn in pair["prompt"]
     )
-    look = "flex:1 1 300px;border:1px solid #8888;border-radius:6px;padding:8px 12px;white-space:pre-wrap"
+    look = "flex:1 1 300px;min-height:7.5em;border:1px solid #8888;border-radius:6px;padding:8px 12px;white-space:pre-wrap"
     answer = lambda name, side: f'<div style="{look}"><b>Answer {name}</b><br>{html.escape(pair[side])}</div>'  # noqa: E731
     return (f'<div style="max-width:70em;line-height:1.5">{turns}<div style="display:flex;flex-wrap:wrap;gap:12px;margin-top:8px">'
             f'{answer("A", left)}{answer("B", right)}</div></div>')  # fmt: skip

@@ -18,6 +18,7 @@ LOOKS = {
     "other of SFT": (style.GREY, "o", ":"),
     "new": (style.GREEN, "s", "--"),
 }
+LISTED = 8  # answers in the table
 ROLES = tuple(LOOKS)
 MOST = 12  # lines a prompt
 
@@ -89,7 +90,8 @@ def _told(rows: Sequence[Mapping], names: Sequence[str], upto: int, share: np.nd
     dc, dr = chosen[upto] - chosen[0], rejected[upto] - rejected[0]
     way = lambda d: f"{'rose' if d >= 0 else 'fell'} by {abs(d):.2f}"  # noqa: E731
     gap = f"the gap {'grew' if dc > dr else 'shrank'} by {abs(dc - dr):.2f}"
-    text = f"From {names[0]} to {names[upto]}: the chosen answer {way(dc)} nats, the rejected one {way(dr)}, so {gap}. "
+    now = f"training {names[upto]}" if names[upto].isdigit() else names[upto]
+    text = f"From {names[0]} to {now}: the chosen answer {way(dc)} nats, the rejected one {way(dr)}, so {gap}. "
     if dc < 0:
         text += "The chosen answer became less likely; its probability went elsewhere. "
     other = [row for row in rows if row["role"] not in ROLES[:2]]
@@ -99,9 +101,9 @@ def _told(rows: Sequence[Mapping], names: Sequence[str], upto: int, share: np.nd
         if gain > 0:
             whose = "a fresh answer of the last policy" if best["role"] == "new" else "another answer of SFT"
             text += f"Outside the pair, {whose} gained most: {gain:.2f} percentage points. "
+    listed = f" (the table lists {LISTED})" if len(rows) > LISTED else ""
     return (
-        text
-        + f"All {len(rows)} answers that were followed went together from {100 * (1 - share[-1, 0]):.1f} % "
+        text + f"All {len(rows)} answers that were followed{listed} went together from {100 * (1 - share[-1, 0]):.1f} % "
         f"to {100 * (1 - share[-1, upto]):.1f} % of the probability."
     )
 
@@ -126,7 +128,7 @@ def _listed(rows: Sequence[Mapping], names: Sequence[str], upto: int) -> tuple[l
     )
     asked = " / ".join(turn["content"] for turn in rows[0]["prompt"])
     table = [["prompt", *[None] * (len(columns) - 2), asked]]
-    for row in order[:8]:
+    for row in order[:LISTED]:
         first, now = row["logps"][0], row["logps"][upto]
         table.append(
             [

@@ -103,7 +103,7 @@ def draw_microscope(rows: Sequence[Mapping], score: Callable, gold: Callable | N
     ax.axvline(0, color="black", linewidth=1)
     ax.set_yticks([])
     ax.set(xlim=(-3, 3), ylim=(SENTENCES - 0.4, -0.6))
-    style.label(ax, "What a sentence adds", "learnt reward (st. dev.)")
+    style.label(ax, "What a sentence adds", "learnt reward (st. dev.)", "sentence")
     moving += [*bars, *numbers, *adds, *labels]
 
     def move(example: int, text: str, edit: str = "") -> Said:

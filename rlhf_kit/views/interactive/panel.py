@@ -186,13 +186,14 @@ def _make_live(panel: Panel, drawing: Drawing, paint, controls: Mapping, extra: 
     size = drawing.figure.get_size_inches() * drawing.figure.dpi
     image = widgets.HTML()
     text, under = widgets.HTML(), widgets.HTML()
-    look = {"flex_flow": "row wrap", "align_items": "center", "grid_gap": "4px 20px"}
-    rows = widgets.HBox([*controls.values(), *extra], layout=look)
+    look = {"flex_flow": "row wrap", "align_items": "center", "grid_gap": "4px 20px", "padding": "2px 4px"}
+    together = [widgets.HBox(list(extra), layout={"flex_flow": "row wrap", "grid_gap": "4px 8px"})] if extra else []  # buttons stay side by side
+    rows = widgets.HBox([*controls.values(), *together], layout=look)
     box = widgets.VBox([rows, image, text, under])
     box.add_class("rlhf-kit-view")
     box.add_class(f"view-{name}")
     panel.controls = dict(controls)
-    panel.parts |= {"image": image, "text": text, "table": under, "box": box, "row": rows, "held": False}
+    panel.parts |= {"image": image, "text": text, "table": under, "box": box, "row": rows, "buttons": tuple(extra), "held": False}
 
     def show(said: Said, png: bytes | None) -> None:
         panel.said = said

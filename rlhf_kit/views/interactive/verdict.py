@@ -97,7 +97,7 @@ def draw_verdict(rows: Sequence[Mapping], seeds: Sequence[float] | None = None) 
     ax.plot([], [], "D-", color=style.ORANGE, label="at equal length, 95 % interval")
     ax.axhline(0.5, color=style.CONTROL, linestyle=":", label="no difference")
     ax.set(xlim=(0, total * 1.06), ylim=(-0.02, 1.02))
-    legend_under(fig, ax)
+    legend_under(fig, ax, 4 if seeds else 2)  # one panel is too narrow for all in a row
     style.label(ax, x="prompts judged", y="share won")
     heading = ax.set_title("", loc="left", fontsize=11, fontweight="bold", parse_math=False)
     moving = [*ends, line, span, dot, long_span, diamond, heading]
