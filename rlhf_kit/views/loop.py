@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from rlhf_kit.views import style
+from rlhf_kit.views.rows import by_prompt
 
 # ---------------------------------------------------------------- rows
 
@@ -19,12 +20,9 @@ def arm_rows(summary: Sequence[Mapping], arm: str, temperature: float) -> list[M
     return [rows["sft"]] + [rows[name] for name in sorted(own, key=lambda n: int(n.rpartition("-")[2]))]
 
 
-def texts_of_prompts(responses: Iterable[Mapping]) -> list[list[str]]:
-    """The texts of the rows {prompt_id, text}, one list a prompt, in the order of the rows."""
-    texts: dict[str, list[str]] = {}
-    for row in responses:
-        texts.setdefault(row["prompt_id"], []).append(row["text"])
-    return list(texts.values())
+def texts_of_prompts(responses: Sequence[Mapping]) -> list[list[str]]:
+    """The texts of the rows {prompt_id, text}, one list a prompt, in the order in which the prompts come."""
+    return [[row["text"] for row in group] for group in by_prompt(responses)]
 
 
 # ---------------------------------------------------------------- figures
