@@ -127,15 +127,29 @@ def test_length_is_drawn_inside_prompts_with_the_truth_and_without():
         assert np.allclose(lines[0].get_xdata(), np.arange(8) - 3.5) and (np.diff(lines[0].get_ydata()) > 0).all()
 
 
-def test_the_likelier_half_of_a_calibration_is_drawn():
+def likelier(p):
+    """`likelier` of lesson 05."""
+    return np.maximum(p, 1 - p), (1 + np.sign(p - 0.5)) / 2
+
+
+def test_a_calibration_counts_every_pair_once_by_its_likelier_answer():
     from rlhf_kit.evaluation import reliability_table
     from rlhf_kit.views.over_optimisation import draw_calibration
 
-    p = np.array([0.55] * 10 + [0.95] * 20)
-    rows = reliability_table(np.concatenate([p, 1 - p]), np.repeat([1.0, 0.0], 30))
-    promise, often = draw_calibration({"model": rows}).axes
-    assert np.allclose(promise.containers[0][0].get_xdata(), [0.55, 0.95])
-    assert np.allclose(often.lines[0].get_ydata(), [1 / 3, 2 / 3])
+    p = np.array([0.5] * 10 + [0.55] * 10 + [0.95] * 15 + [0.05] * 5)  # of twenty bold ones five did not go that way
+    promise, often = draw_calibration({"model": reliability_table(*likelier(p))}).axes
+    assert np.allclose(promise.containers[0][0].get_xdata(), [0.525, 0.95])
+    assert np.allclose(promise.containers[0][0].get_ydata(), [0.75, 0.75])  # ten halves and ten ones; fifteen of twenty
+    assert np.allclose(often.lines[0].get_ydata(), [0.5, 0.5])
+
+
+def test_a_calibration_has_an_interval_where_all_labels_agree():
+    from rlhf_kit.evaluation import reliability_table
+    from rlhf_kit.views.over_optimisation import draw_calibration
+
+    promise = draw_calibration({"model": reliability_table(*likelier(np.full(20, 0.95)))}).axes[0]
+    (segment,) = promise.containers[0][2][0].get_segments()
+    assert 0.8 < segment[0][1] < 0.9 and segment[1][1] == 1.0  # Wilson, twenty of twenty: 0.839
 
 
 @pytest.mark.parametrize(("found", "said"), [

@@ -8,17 +8,16 @@ from itertools import cycle
 import numpy as np
 from matplotlib.figure import Figure
 
-from rlhf_kit.evaluation import cluster_interval, paired_difference
+from rlhf_kit.evaluation import cluster_interval, paired_difference, share_interval
 from rlhf_kit.views import style, words
 from rlhf_kit.views.evaluation import put_changes
 
 
 def share_with_interval(hits: Sequence[float]) -> tuple[float, float, float]:
-    """(share, low, high): the Wilson 95 % interval of a mean of zeros and ones (halves allowed)."""
-    n, share, z = len(hits), float(np.mean(hits)), 1.96
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return share, max(0.0, float(middle - half)), min(1.0, float(middle + half))
+    """(share, low, high) of a mean of zeros and ones (halves allowed), with `evaluation.share_interval`."""
+    share = float(np.mean(hits))
+    low, high = share_interval(share, len(hits))
+    return share, float(low), float(high)
 
 
 def _bins(values: np.ndarray, edges: Sequence[float]) -> list[np.ndarray]:
@@ -32,20 +31,17 @@ def _bins(values: np.ndarray, edges: Sequence[float]) -> list[np.ndarray]:
 def draw_calibration(tables: Mapping[str, Sequence[Mapping]]) -> Figure:
     """Promise against outcome for the answer that each judge holds the likelier one.
 
-    tables: name -> rows of `evaluation.reliability_table` over pairs counted in both directions, so that the half below one
-    half is the other half turned round and is not drawn.
+    tables: name -> rows of `evaluation.reliability_table` over the likelier answer of each pair: its probability, one half or
+    more, and whether the label agrees (by half where both are equally likely). So every pair counts once.
     """
     fig, (ax, counts) = style.figure(1, 2, width=10.0, height=3.7)
     marks, palette = style.markers(list(tables)), style.colors(list(tables))
     ax.plot([0.5, 1], [0.5, 1], "--", color=style.CEILING, linewidth=1.2, label="perfect calibration")
     for name, rows in tables.items():
-        rows = [row for row in rows if row["low"] >= 0.5]
-        x, y = ([row[key] for row in rows] for key in ("predicted", "observed"))
-        half = [1.96 * np.sqrt(max(o * (1 - o), 0.25 / row["n"]) / row["n"]) for o, row in zip(y, rows, strict=True)]
-        ends = style.errors(y, *np.clip([np.subtract(y, half), np.add(y, half)], 0, 1))
-        ax.errorbar(x, y, yerr=ends, fmt=f"{marks[name]}-", color=palette[name], capsize=2.5, label=name)
-        centres, total = [(row["low"] + row["high"]) / 2 for row in rows], sum(row["n"] for row in rows)
-        counts.plot(centres, [row["n"] / total for row in rows], f"{marks[name]}-", color=palette[name], label=name)
+        x, y, n = ([row[key] for row in rows] for key in ("predicted", "observed", "n"))
+        ax.errorbar(x, y, yerr=style.errors(y, *share_interval(y, n)), fmt=f"{marks[name]}-", color=palette[name], capsize=2.5, label=name)
+        centres = [(row["low"] + row["high"]) / 2 for row in rows]
+        counts.plot(centres, np.divide(n, sum(n)), f"{marks[name]}-", color=palette[name], label=name)
     for panel in (ax, counts):
         panel.set_xlim(0.49, 1.01)
     counts.set_ylim(bottom=0)
