@@ -52,19 +52,34 @@ def test_summary_has_a_panel_for_what_is_known(gold, panels):
     assert ("gold" in texts(fig)) == gold
 
 
+def marks(ax) -> list[str]:
+    return [container[0].get_marker() for container in ax.containers]
+
+
 def test_changes_parts_and_skills():
     rows = [{"name": n, "difference": d, "low": d - 0.1, "high": d + 0.1} for n, d in (("up", 0.5), ("down", -0.5), ("same", 0.0))]
-    moved = [("chat", 0.5, -0.5), ("safety", 0.0, 0.25), ("chat", 0.0, -0.5)]
-    before = [{"category": c, "parts": {"up": 0.5, "length": 0.5}} for c, _, _ in moved]
-    after = [{"category": c, "parts": {"up": 0.5 + u, "length": 0.5 + d}} for c, u, d in moved]
-    report = [{"part": part, "difference": 0.1, "low": 0.0, "high": 0.2} for part in ("reward", "gold", "length", "up", "length")]
-    fig = drawn(draw.draw_parts(before, after, report))
+    grid = {"length": {"chat": -0.5, "safety": -0.001}, "up": {"chat": 0.25, "safety": 0.0}}
+    report = [{"part": part, "difference": 0.1, "low": 0.0, "high": 0.2, "p_adjusted": p}
+              for part, p in (("reward", None), ("up", 0.01), ("gold", None), ("length", 0.2))]  # fmt: skip
+    fig = drawn(draw.draw_parts(grid, report))  # neither order counts
     said = [text.get_text() for text in fig.axes[0].texts]
-    assert said == ["+0.25", "+0.00", "-0.50", "+0.25"]  # a row a part, a column a section
+    assert said == ["+0.25", "+0.00", "-0.50", "+0.00"]  # a row a part, a column a section
     assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["up", "length"] and fig.axes[0].get_ylim() == fig.axes[1].get_ylim()
     fig = drawn(draw.draw_skills(rows, [{**rows[0], "category": "chat"}], [{**rows[1], "task": "pocket_add"}]))
-    assert [line.get_text() for line in fig.axes[0].get_yticklabels()] == ["up", "down", "same"]
+    assert [line.get_text() for line in fig.axes[0].get_yticklabels()] == ["up", "down", "same"] and marks(fig.axes[0]) == ["^", "v", "o"]
     assert len(fig.axes) == 3 and "Are fewer tasks solved?" in texts(fig) and "pocket" not in texts(fig)
+
+
+def test_a_change_is_beyond_doubt_by_its_corrected_test_where_it_has_one():
+    change = {"name": "a part", "difference": 0.2, "low": 0.1, "high": 0.3}
+    rows = [{**change, "p_adjusted": 0.06}, {**change, "p_adjusted": 0.04}, {**change, "p": 0.5}, {**change, "p": None}, change]
+    _, ax = plt.subplots()
+    draw.put_changes(ax, rows)
+    assert marks(ax) == ["o", "^", "o", "^", "^"]
+
+
+def test_a_small_p_is_never_zero():
+    assert [draw.say_p(p) for p in (1e-9, 0.0004, 0.001, 0.25, 1.0, None)] == ["< 0.001", "< 0.001", "0.001", "0.250", "1.000", "-"]
 
 
 @pytest.mark.parametrize(("name", "rows", "columns"), [
@@ -166,7 +181,9 @@ def test_what_more_search_costs_in_words(found, said):
 def test_bought_parts_and_sections_stand_side_by_side():
     from rlhf_kit.views.over_optimisation import draw_bought
 
-    parts = [{"part": "correctness", "difference": 0.2, "low": 0.1, "high": 0.3}, {"part": "length", "difference": -0.2, "low": -0.3, "high": -0.1}]
+    parts = [{"part": "reward", "difference": 0.9, "low": 0.8, "high": 1.0, "p_adjusted": None},
+             {"part": "correctness", "difference": 0.2, "low": 0.1, "high": 0.3, "p_adjusted": 0.01},
+             {"part": "length", "difference": -0.2, "low": -0.3, "high": -0.1, "p_adjusted": 0.02}]  # fmt: skip
     gains = [{"category": name, "gain": 1.0, "low": 0.5, "high": 1.5, "oracle": 2.0} for name in ("chat", "safety")]
     moved, gained = draw_bought(parts, gains, 16).axes
     assert [container[0].get_marker() for container in moved.containers] == ["^", "v"]

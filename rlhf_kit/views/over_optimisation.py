@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from rlhf_kit.evaluation import cluster_interval, paired_difference, share_interval
 from rlhf_kit.views import style, words
-from rlhf_kit.views.evaluation import put_changes
+from rlhf_kit.views.evaluation import part_lines, put_changes
 
 
 def share_with_interval(hits: Sequence[float]) -> tuple[float, float, float]:
@@ -215,14 +215,16 @@ def say_weakest(sections: Sequence[Mapping]) -> str:
     return f"least of the possible gain is found in {row['category']}: {row['gain']:+.2f} of {row['oracle']:+.2f} gold points"
 
 
-def draw_bought(parts: Sequence[Mapping], sections: Sequence[Mapping], n: int) -> Figure:
+def draw_bought(report: Sequence[Mapping], sections: Sequence[Mapping], n: int) -> Figure:
     """What best-of-n buys over one sample: every part of the gold utility, and every section's gain beside what was possible.
 
-    parts: lines of `evaluation.hacking_report` {part, difference, low, high}. sections: {category, gain, low, high, oracle}.
+    report: `evaluation.hacking_report`, of which the parts are drawn. sections: {category, gain, low, high, oracle}.
     """
-    fig, (ax, gain) = style.figure(1, 2, width=11.0, height=1.6 + 0.3 * len(parts))
-    put_changes(ax, [{**line, "name": line["part"]} for line in parts])
-    style.label(ax, f"Which part of gold moved, best of {n} against one", "change of the part (0 to 1)")
+    parts = part_lines(report)
+    fig, (ax, gain) = style.figure(1, 2, width=11.0, height=1.8 + 0.3 * len(parts))
+    put_changes(ax, parts)
+    style.label(ax, f"Which part of gold moved, best of {n} against one", "change of the part (0 to 1)\n"
+                "(triangle: rose or fell beyond doubt, grey dot: not told apart)")
     mine, best = "chosen by the reward model", "oracle: the best of the samples"
     style.grouped_bars(
         gain, [row["category"] for row in sections], {mine: [r["gain"] for r in sections], best: [r["oracle"] for r in sections]},
