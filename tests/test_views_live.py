@@ -230,6 +230,18 @@ def test_the_legend_of_the_verdict_is_not_cut_at_the_edge(seeds):
     assert {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines if line.get_linestyle() != "None"} <= lines
 
 
+def test_the_verdict_looks_closer_where_nearly_all_prompts_are_ties():
+    rows = [{**row, "gold": 1.0 if row["policy"] == "sft" or int(row["prompt_id"]) else 2.0} for row in evaluation_rows()]
+    drawn = verdict.draw_verdict(rows)
+    plt.close(drawn.figure)
+    settings = {"first": "online-1", "second": "sft", "temperature": 1.0, "prompts": 40, "draw": 0, "length": False}
+    limits = []
+    for judge, ties in (("gold", "half a win"), ("gold", "no win"), ("reward", "half a win")):
+        drawn.move(**settings, judge=judge, ties=ties)
+        limits.append(drawn.figure.axes[0].get_ylim())
+    assert limits == [(0.28, 0.72), (-0.02, 1.02), (-0.02, 1.02)]
+
+
 def test_force_field_shows_the_real_path():
     found = force_field.paths(histories(), 0.1)
     assert found["mine"].shape == (8, 3)  # the row without rewards is no step

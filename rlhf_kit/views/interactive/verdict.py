@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MultipleLocator
 
 from rlhf_kit.errors import KitError
 from rlhf_kit.evaluation import length_controlled_win_rate, seeds_interval, share_interval
@@ -93,12 +94,13 @@ def draw_verdict(rows: Sequence[Mapping], seeds: Sequence[float] | None = None) 
     ax.plot([], [], "-", color=style.BLUE, linewidth=1.2, label="win rate, as prompts are added")
     ax.plot([], [], "-", color=style.SKY, label="ends of its interval, as prompts are added")
     ax.plot([], [], "D-", color=style.ORANGE, label="at equal length, 95 % interval")
-    ax.axhline(0.5, color=style.CONTROL, linestyle=":", label="no difference")
+    half = ax.axhline(0.5, color=style.CONTROL, linestyle=":", label="no difference")
     ax.set(xlim=(0, total * 1.06), ylim=(-0.02, 1.02))
+    ax.yaxis.set_major_locator(MultipleLocator(0.1))  # labels of one width, near and far
     legend_under(fig, ax, 3 if seeds else 2)  # one panel is too narrow for more in a row
     style.label(ax, x="prompts judged", y="share won")
     heading = ax.set_title("", loc="left", fontsize=11, fontweight="bold", parse_math=False)
-    moving = [*ends, line, span, dot, long_span, diamond, heading]
+    moving = [ax.yaxis, half, *ends, line, span, dot, long_span, diamond, heading]
     if seeds:
         side = axes[1]
         side.axvline(0, color=style.CONTROL, linestyle=":")
@@ -162,6 +164,9 @@ def draw_verdict(rows: Sequence[Mapping], seeds: Sequence[float] | None = None) 
         diamond.set_data([], [])
         if length:
             text += _at_equal_length(won[:n], found, order[:n], total, long_span, diamond)
+        shown = np.concatenate([band.ravel(), *(np.ravel(one.get_ydata()) for one in (dot, span, long_span))])
+        near = bool((np.abs(shown[~np.isnan(shown)] - 0.5) <= 0.2).all())  # as where most prompts are ties
+        ax.set_ylim((0.28, 0.72) if near else (-0.02, 1.02))
         if seeds:
             used = np.asarray(seeds[:seeds_used], dtype=float)
             taken.set_data(used, range(len(used)))
