@@ -154,8 +154,8 @@ def draw_verdict(rows: Sequence[Mapping], seeds: Sequence[float] | None = None) 
         counted = won[:n][~np.isnan(won[:n])]
         tied = int((found["gap"][order][:n] == 0).sum())
         heat = f"temperature {temperature:g}" if temperature else "greedy"
-        text = (f"{first} against {second} by {judge}, {heat}, on {n} prompts, {tied} of them ties: win rate {mean:.2f} (95 % interval {low:.2f} to {high:.2f}), "
-                f"{verdict(low, high, 0.5)}. ")  # fmt: skip
+        text = (f"{first} against {second} by {judge}, {heat}, on {n} prompts, {tied} of them ties: "
+                f"win rate {mean:.2f} (95 % interval {low:.2f} to {high:.2f}), {verdict(low, high, 0.5)}. ")  # fmt: skip
         if len(counted) > 1 and mean != 0.5:
             need = (1.96 * counted.std(ddof=1) / abs(mean - 0.5)) ** 2
             text += (f"With such a win rate the interval would just reach one half at about {max(2, int(np.ceil(need)))} prompts; to be "
