@@ -109,12 +109,24 @@ def test_pairs_of_one_prompt_count_as_one_witness():
     gaps, ids = np.full(len(hits), 1.5), np.repeat(np.arange(60), 8)
 
     def width(*columns):
-        (bar,) = draw_accuracy_by_gap({"pairs": columns}).axes[0].containers
+        (bar,) = draw_accuracy_by_gap({"pairs": columns}, {"pairs": (0.7, 0.6, 0.8, 0.75)}).axes[0].containers
         (segment,) = bar[2][0].get_segments()
         return segment[1][1] - segment[0][1]
 
-    assert width(gaps, hits, ids) == pytest.approx(width(gaps[::8], hits[::8]), rel=0.15)
-    assert width(gaps, hits, ids) > 2.4 * width(gaps, hits)
+    alone = np.arange(len(hits))
+    assert width(gaps, hits, ids) == pytest.approx(width(gaps[::8], hits[::8], ids[::8]), rel=0.15)
+    assert width(gaps, hits, ids) > 2.4 * width(gaps, hits, alone)
+
+
+def test_the_whole_set_is_drawn_as_the_lesson_reckoned_it():
+    from rlhf_kit.views.over_optimisation import draw_accuracy_by_gap
+
+    sets = {name: (np.full(20, 1.5), np.ones(20), np.arange(20)) for name in ("a", "b")}
+    whole = {"a": (0.7, 0.6, 0.8, 0.75), "b": (0.8, 0.7, 0.9, 0.95)}
+    ax = draw_accuracy_by_gap(sets, whole, lambda gap: np.full(np.shape(gap), 0.9)).axes[1]
+    assert [(float(bar[0].get_xdata()[0]), float(bar[0].get_ydata()[0])) for bar in ax.containers] == [(0.7, 0), (0.8, 1)]
+    assert [float(bar[2][0].get_segments()[0][1][0]) for bar in ax.containers] == pytest.approx([0.8, 0.9])
+    assert [list(line.get_xdata()) for line in ax.lines if line.get_marker() == "|" and line.get_markersize() == 20] == [[0.75], [0.95]]
 
 
 def test_an_edit_that_changes_nothing_has_no_interval():
@@ -228,9 +240,12 @@ def test_scores_spread_over_both_answers_and_repetitions_that_pay_are_named():
     assert spread_of([{"chosen_gold": 3.0, "rejected_gold": 1.0}] * 4, "gold") == 1.0
     assert spread_of([{"chosen_gold": 7.0, "rejected_gold": 1.0}], "gold") == 3.0
     assert spread_of([{"chosen_gold": 2.0, "rejected_gold": 2.0}], "gold") == 1.0  # nothing to divide by
-    steps = [{"learnt reward": np.full(3, value)} for value in (0.0, -1.0, -0.5, -0.5, 0.1)]
+    noise = np.random.default_rng(0).normal(size=(5, 40))  # 0.16 is the mean's standard error
+    steps = [{"learnt reward": value + part} for value, part in zip((0.0, -2.0, -1.0, -1.0, 0.5), noise, strict=True)]
     assert say_repetitions(steps) == "reward rises at repetition 2, 4"
-    assert say_repetitions(steps[:2]) == "the reward falls with every repetition"
+    luck = [{"learnt reward": np.zeros(40)}, {"learnt reward": np.tile([1.0, -0.9], 20)}]  # higher by 0.05, which is nothing here
+    for none in (luck, steps[:2], [{"learnt reward": [0.0]}, {"learnt reward": [1.0]}]):
+        assert say_repetitions(none) == "no repetition raises the reward beyond doubt"
 
 
 def test_a_plan_says_where_it_runs_what_is_wrong_and_what_must_be_accepted():

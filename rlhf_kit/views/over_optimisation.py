@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, pairwise
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -95,46 +95,46 @@ def draw_length(by_prompt: Mapping[str, Sequence[float]], length: Sequence[float
     return fig
 
 
-def draw_accuracy_by_gap(sets: Mapping[str, tuple[Sequence, ...]],
+def draw_accuracy_by_gap(sets: Mapping[str, tuple[Sequence, Sequence, Sequence]], whole: Mapping[str, Sequence[float]],
                          annotator: Callable[[np.ndarray], np.ndarray] | None = None,
                          edges: Sequence[float] = (0, 0.5, 1, 2, 4, 6, 10), x: str = "distance in gold utility") -> Figure:
     """Accuracy by the distance between two answers, and over all pairs of each set, with 95 % intervals.
 
-    sets: name -> (distances, hits), or (distances, hits, prompt ids) where pairs of one prompt share their answers.
-    annotator: distance -> the share that one annotator orders rightly.
+    sets: name -> (distances, hits, prompt ids), a prompt's pairs being one witness. whole: name -> (share, low, high, the share
+    that one annotator orders rightly) over all pairs. annotator: that share by distance.
     """
-    fig, (ax, whole) = style.figure(1, 2, width=11.0, height=4.2)
+    fig, (ax, everything) = style.figure(1, 2, width=11.0, height=4.2)
     marks = style.markers(list(sets))
     palette = dict(zip(sets, cycle((style.BLUE, style.PURPLE, style.VERMILION, style.SKY)), strict=False))  # green is the truth's
     places = np.arange(len(edges) - 1)
-    for k, (name, (gaps, hits, *ids)) in enumerate(sets.items()):
+    for k, (name, (gaps, hits, ids)) in enumerate(sets.items()):
         gaps, hits = np.abs(np.asarray(gaps, dtype=float)), np.asarray(hits, dtype=float)
-        within = lambda p: cluster_interval(hits[p], [ids[0][i] for i in p]) if ids else share_with_interval(hits[p])  # noqa: B023, E731
-        parts = _bins(gaps, edges)
-        shown = [(place, *within(p)) for place, p in zip(places, parts, strict=True) if len(p) >= 5]
+        parts = zip(places, _bins(gaps, edges), strict=True)
+        shown = [(place, *cluster_interval(hits[p], [ids[i] for i in p])) for place, p in parts if len(p) >= 5]
         if shown:
             at, value, low, high = (np.array(column) for column in zip(*shown, strict=True))
             shift = (k - (len(sets) - 1) / 2) * 0.14
             ax.errorbar(at + shift, value, yerr=style.errors(value, low, high), fmt=f"{marks[name]}-", color=palette[name],
                         capsize=2.5, label=name)
-        value, low, high = within(np.arange(len(hits)))
-        whole.errorbar([value], [k], xerr=style.errors([value], [low], [high]), fmt=marks[name], color=palette[name], capsize=3, markersize=7)
-        style.number(whole, f"{value:.2f}", (value, k))
+        value, low, high, one = whole[name]
+        ends = style.errors([value], [low], [high])
+        everything.errorbar([value], [k], xerr=ends, fmt=marks[name], color=palette[name], capsize=3, markersize=7)
+        style.number(everything, f"{value:.2f}", (value, k))
         if annotator is not None:
-            whole.plot([float(np.mean(annotator(gaps)))], [k], "|", color=style.CEILING, markersize=20, markeredgewidth=2.2)
+            everything.plot([one], [k], "|", color=style.CEILING, markersize=20, markeredgewidth=2.2)
     if annotator is not None:
         ax.plot(places, annotator((np.asarray(edges[:-1]) + np.asarray(edges[1:])) / 2), "--", color=style.CEILING, label="one annotator")
-        whole.plot([], [], "|", color=style.CEILING, markersize=12, markeredgewidth=2.2, label="one annotator, same pairs")
+        everything.plot([], [], "|", color=style.CEILING, markersize=12, markeredgewidth=2.2, label="one annotator, same pairs")
     style.chance(ax)
-    whole.axvline(0.5, color=style.CONTROL, linestyle=":", linewidth=1.3, label="chance")
+    everything.axvline(0.5, color=style.CONTROL, linestyle=":", linewidth=1.3, label="chance")
     ax.set_xticks(places, [f"{a:g}-{b:g}" for a, b in zip(edges, edges[1:], strict=False)])
     ax.set_ylim(top=1.03)
-    whole.set_yticks(range(len(sets)), list(sets))
-    whole.set_ylim(len(sets) - 0.4, -0.6)
+    everything.set_yticks(range(len(sets)), list(sets))
+    everything.set_ylim(len(sets) - 0.4, -0.6)
     style.legend_below(ax, 2)
-    style.legend_below(whole, 1)
+    style.legend_below(everything, 1)
     style.label(ax, "Accuracy by how far apart the answers truly are", x, "share ordered as the truth")
-    style.label(whole, "The same model on other answers", "share ordered as the truth, all pairs")
+    style.label(everything, "The same model on other answers", "share ordered as the truth, all pairs")
     return fig
 
 
@@ -241,10 +241,11 @@ def spread_of(pairs: Sequence[Mapping], score: str) -> float:
 
 
 def say_repetitions(steps: Sequence[Mapping[str, Sequence[float]]]) -> str:
-    """At which repetitions of `draw_probes` the mean learnt reward rises over the one before."""
-    means = [float(np.mean(step["learnt reward"])) for step in steps]
-    rises = [str(k) for k in range(1, len(means)) if means[k] > means[k - 1]]
-    return "reward rises at repetition " + ", ".join(rises) if rises else "the reward falls with every repetition"
+    """At which repetitions of `draw_probes` the learnt reward rises over the one before, by a paired 95 % interval over answers."""
+    rewards = [step["learnt reward"] for step in steps]
+    gains = enumerate(pairwise(rewards), 1) if len(rewards[0]) > 1 else ()  # one answer alone tells nothing
+    rises = [str(k) for k, (before, after) in gains if paired_difference(after, before).low > 0]
+    return "reward rises at repetition " + ", ".join(rises) if rises else "no repetition raises the reward beyond doubt"
 
 
 def draw_probes(edits: Mapping[str, Mapping[str, Sequence[float]]], steps: Sequence[Mapping[str, Sequence[float]]], what: str) -> Figure:
