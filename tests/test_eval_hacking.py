@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from rlhf_kit.errors import KitError
-from rlhf_kit.evaluation.hacking import best_of_n_peak, hacking_report, length_histogram, sampled_kl
+from rlhf_kit.evaluation.hacking import (
+    best_of_n_peak,
+    hacking_report,
+    length_histogram,
+    parts_by_section,
+    sampled_kl,
+)
 
 
 def test_sampled_kl_meets_the_closed_form_within_its_error():
@@ -50,6 +56,22 @@ def test_the_part_that_was_sold_is_named_and_no_other():
     assert not any(line["sold"] for line in honest)
     # A part that falls without a gain in reward was lost, not sold.
     assert not any(line["sold"] for line in hacking_report(answers(0), answers(1, politeness=0.6, reward=-0.5)))
+
+
+def test_sections_are_paired_by_prompt_and_sample_as_the_report_is():
+    before, after = answers(0, n=20), answers(1, n=20, politeness=0.6)
+    for rows in (before, after):
+        for k, row in enumerate(rows):
+            row["category"] = ("chat", "safety")[k % 2]
+    found = parts_by_section(before, after)
+    assert list(found) == list(before[0]["parts"]) and list(found["politeness"]) == ["chat", "safety"]
+    by_hand = np.mean([after[k]["parts"]["politeness"] - before[k]["parts"]["politeness"] for k in range(1, 20, 2)])
+    assert found["politeness"]["safety"] == pytest.approx(by_hand)
+    assert parts_by_section(before, after[::-1]) == found
+    line = next(line for line in hacking_report(before, after[::-1]) if line["part"] == "politeness")
+    assert np.mean(list(found["politeness"].values())) == pytest.approx(line["difference"])
+    with pytest.raises(KitError, match="20 and 19 answers"):
+        parts_by_section(before, after[1:])
 
 
 def test_hacking_reports_need_the_same_prompts_and_a_truth():

@@ -52,19 +52,34 @@ def test_summary_has_a_panel_for_what_is_known(gold, panels):
     assert ("gold" in texts(fig)) == gold
 
 
+def marks(ax) -> list[str]:
+    return [container[0].get_marker() for container in ax.containers]
+
+
 def test_changes_parts_and_skills():
     rows = [{"name": n, "difference": d, "low": d - 0.1, "high": d + 0.1} for n, d in (("up", 0.5), ("down", -0.5), ("same", 0.0))]
-    moved = [("chat", 0.5, -0.5), ("safety", 0.0, 0.25), ("chat", 0.0, -0.5)]
-    before = [{"category": c, "parts": {"up": 0.5, "length": 0.5}} for c, _, _ in moved]
-    after = [{"category": c, "parts": {"up": 0.5 + u, "length": 0.5 + d}} for c, u, d in moved]
-    report = [{"part": part, "difference": 0.1, "low": 0.0, "high": 0.2} for part in ("reward", "gold", "length", "up", "length")]
-    fig = drawn(draw.draw_parts(before, after, report))
+    grid = {"length": {"chat": -0.5, "safety": -0.001}, "up": {"chat": 0.25, "safety": 0.0}}
+    report = [{"part": part, "difference": 0.1, "low": 0.0, "high": 0.2, "p_adjusted": p}
+              for part, p in (("reward", None), ("up", 0.01), ("gold", None), ("length", 0.2))]  # fmt: skip
+    fig = drawn(draw.draw_parts(grid, report))  # neither order counts
     said = [text.get_text() for text in fig.axes[0].texts]
-    assert said == ["+0.25", "+0.00", "-0.50", "+0.25"]  # a row a part, a column a section
+    assert said == ["+0.25", "+0.00", "-0.50", "+0.00"]  # a row a part, a column a section
     assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["up", "length"] and fig.axes[0].get_ylim() == fig.axes[1].get_ylim()
     fig = drawn(draw.draw_skills(rows, [{**rows[0], "category": "chat"}], [{**rows[1], "task": "pocket_add"}]))
-    assert [line.get_text() for line in fig.axes[0].get_yticklabels()] == ["up", "down", "same"]
+    assert [line.get_text() for line in fig.axes[0].get_yticklabels()] == ["up", "down", "same"] and marks(fig.axes[0]) == ["^", "v", "o"]
     assert len(fig.axes) == 3 and "Are fewer tasks solved?" in texts(fig) and "pocket" not in texts(fig)
+
+
+def test_a_change_is_beyond_doubt_by_its_corrected_test_where_it_has_one():
+    change = {"name": "a part", "difference": 0.2, "low": 0.1, "high": 0.3}
+    rows = [{**change, "p_adjusted": 0.06}, {**change, "p_adjusted": 0.04}, {**change, "p": 0.5}, {**change, "p": None}, change]
+    _, ax = plt.subplots()
+    draw.put_changes(ax, rows)
+    assert marks(ax) == ["o", "^", "o", "^", "^"]
+
+
+def test_a_small_p_is_never_zero():
+    assert [draw.say_p(p) for p in (1e-9, 0.0004, 0.001, 0.25, 1.0, None)] == ["< 0.001", "< 0.001", "0.001", "0.250", "1.000", "-"]
 
 
 @pytest.mark.parametrize(("name", "rows", "columns"), [
@@ -94,12 +109,24 @@ def test_pairs_of_one_prompt_count_as_one_witness():
     gaps, ids = np.full(len(hits), 1.5), np.repeat(np.arange(60), 8)
 
     def width(*columns):
-        (bar,) = draw_accuracy_by_gap({"pairs": columns}).axes[0].containers
+        (bar,) = draw_accuracy_by_gap({"pairs": columns}, {"pairs": (0.7, 0.6, 0.8, 0.75)}).axes[0].containers
         (segment,) = bar[2][0].get_segments()
         return segment[1][1] - segment[0][1]
 
-    assert width(gaps, hits, ids) == pytest.approx(width(gaps[::8], hits[::8]), rel=0.15)
-    assert width(gaps, hits, ids) > 2.4 * width(gaps, hits)
+    alone = np.arange(len(hits))
+    assert width(gaps, hits, ids) == pytest.approx(width(gaps[::8], hits[::8], ids[::8]), rel=0.15)
+    assert width(gaps, hits, ids) > 2.4 * width(gaps, hits, alone)
+
+
+def test_the_whole_set_is_drawn_as_the_lesson_reckoned_it():
+    from rlhf_kit.views.over_optimisation import draw_accuracy_by_gap
+
+    sets = {name: (np.full(20, 1.5), np.ones(20), np.arange(20)) for name in ("a", "b")}
+    whole = {"a": (0.7, 0.6, 0.8, 0.75), "b": (0.8, 0.7, 0.9, 0.95)}
+    ax = draw_accuracy_by_gap(sets, whole, lambda gap: np.full(np.shape(gap), 0.9)).axes[1]
+    assert [(float(bar[0].get_xdata()[0]), float(bar[0].get_ydata()[0])) for bar in ax.containers] == [(0.7, 0), (0.8, 1)]
+    assert [float(bar[2][0].get_segments()[0][1][0]) for bar in ax.containers] == pytest.approx([0.8, 0.9])
+    assert [list(line.get_xdata()) for line in ax.lines if line.get_marker() == "|" and line.get_markersize() == 20] == [[0.75], [0.95]]
 
 
 def test_an_edit_that_changes_nothing_has_no_interval():
@@ -127,15 +154,29 @@ def test_length_is_drawn_inside_prompts_with_the_truth_and_without():
         assert np.allclose(lines[0].get_xdata(), np.arange(8) - 3.5) and (np.diff(lines[0].get_ydata()) > 0).all()
 
 
-def test_the_likelier_half_of_a_calibration_is_drawn():
+def likelier(p):
+    """`likelier` of lesson 05."""
+    return np.maximum(p, 1 - p), (1 + np.sign(p - 0.5)) / 2
+
+
+def test_a_calibration_counts_every_pair_once_by_its_likelier_answer():
     from rlhf_kit.evaluation import reliability_table
     from rlhf_kit.views.over_optimisation import draw_calibration
 
-    p = np.array([0.55] * 10 + [0.95] * 20)
-    rows = reliability_table(np.concatenate([p, 1 - p]), np.repeat([1.0, 0.0], 30))
-    promise, often = draw_calibration({"model": rows}).axes
-    assert np.allclose(promise.containers[0][0].get_xdata(), [0.55, 0.95])
-    assert np.allclose(often.lines[0].get_ydata(), [1 / 3, 2 / 3])
+    p = np.array([0.5] * 10 + [0.55] * 10 + [0.95] * 15 + [0.05] * 5)  # of twenty bold ones five did not go that way
+    promise, often = draw_calibration({"model": reliability_table(*likelier(p))}).axes
+    assert np.allclose(promise.containers[0][0].get_xdata(), [0.525, 0.95])
+    assert np.allclose(promise.containers[0][0].get_ydata(), [0.75, 0.75])  # ten halves and ten ones; fifteen of twenty
+    assert np.allclose(often.lines[0].get_ydata(), [0.5, 0.5])
+
+
+def test_a_calibration_has_an_interval_where_all_labels_agree():
+    from rlhf_kit.evaluation import reliability_table
+    from rlhf_kit.views.over_optimisation import draw_calibration
+
+    promise = draw_calibration({"model": reliability_table(*likelier(np.full(20, 0.95)))}).axes[0]
+    (segment,) = promise.containers[0][2][0].get_segments()
+    assert 0.8 < segment[0][1] < 0.9 and segment[1][1] == 1.0  # Wilson, twenty of twenty: 0.839
 
 
 @pytest.mark.parametrize(("found", "said"), [
@@ -152,7 +193,9 @@ def test_what_more_search_costs_in_words(found, said):
 def test_bought_parts_and_sections_stand_side_by_side():
     from rlhf_kit.views.over_optimisation import draw_bought
 
-    parts = [{"part": "correctness", "difference": 0.2, "low": 0.1, "high": 0.3}, {"part": "length", "difference": -0.2, "low": -0.3, "high": -0.1}]
+    parts = [{"part": "reward", "difference": 0.9, "low": 0.8, "high": 1.0, "p_adjusted": None},
+             {"part": "correctness", "difference": 0.2, "low": 0.1, "high": 0.3, "p_adjusted": 0.01},
+             {"part": "length", "difference": -0.2, "low": -0.3, "high": -0.1, "p_adjusted": 0.02}]  # fmt: skip
     gains = [{"category": name, "gain": 1.0, "low": 0.5, "high": 1.5, "oracle": 2.0} for name in ("chat", "safety")]
     moved, gained = draw_bought(parts, gains, 16).axes
     assert [container[0].get_marker() for container in moved.containers] == ["^", "v"]
@@ -197,9 +240,12 @@ def test_scores_spread_over_both_answers_and_repetitions_that_pay_are_named():
     assert spread_of([{"chosen_gold": 3.0, "rejected_gold": 1.0}] * 4, "gold") == 1.0
     assert spread_of([{"chosen_gold": 7.0, "rejected_gold": 1.0}], "gold") == 3.0
     assert spread_of([{"chosen_gold": 2.0, "rejected_gold": 2.0}], "gold") == 1.0  # nothing to divide by
-    steps = [{"learnt reward": np.full(3, value)} for value in (0.0, -1.0, -0.5, -0.5, 0.1)]
+    noise = np.random.default_rng(0).normal(size=(5, 40))  # 0.16 is the mean's standard error
+    steps = [{"learnt reward": value + part} for value, part in zip((0.0, -2.0, -1.0, -1.0, 0.5), noise, strict=True)]
     assert say_repetitions(steps) == "reward rises at repetition 2, 4"
-    assert say_repetitions(steps[:2]) == "the reward falls with every repetition"
+    luck = [{"learnt reward": np.zeros(40)}, {"learnt reward": np.tile([1.0, -0.9], 20)}]  # higher by 0.05, which is nothing here
+    for none in (luck, steps[:2], [{"learnt reward": [0.0]}, {"learnt reward": [1.0]}]):
+        assert say_repetitions(none) == "no repetition raises the reward beyond doubt"
 
 
 def test_a_plan_says_where_it_runs_what_is_wrong_and_what_must_be_accepted():

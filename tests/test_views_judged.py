@@ -33,6 +33,12 @@ def test_benches_name_judges_and_chance():
     assert all(word in said for word in ("gold", "reward model", "chance", "12 pairs"))
 
 
+def test_gold_is_right_by_definition_and_has_no_interval_on_the_bench():
+    rows = [{"section": "Chat", "score": 100.0, "low": 96.0, "high": 100.0, "n": 100}]
+    bars = {bar.get_label(): bar.has_yerr for bar in judged.draw_bench({"gold": rows, "reward model": rows}).axes[0].containers}
+    assert bars == {"gold": False, "reward model": True}
+
+
 def test_win_rates_stand_judge_by_judge_and_have_sections_where_there_are_some():
     rows = [{"judge": j, "policy": p, "temperature": t, "category": c, "win_rate": 0.6, "low": 0.5, "high": 0.7}
             for j in ("gold", "mine") for p in ("online-2", "offline-2") for t in (1.0, 0.0) for c in ("chat", "safety", "all")]
@@ -61,7 +67,8 @@ def test_flattery_draws_and_says_what_is_missing():
     row = judged.flattery_row("x", "online-2", surplus, right, none)
     strict = judged.flattery_row("y", "online-2", {"difference": -0.1, "low": -0.2, "high": -0.05}, right, ties)
     fig = judged.draw_flattery([row, strict])
-    assert "Whom it favours where gold ties" in texts(fig) and "x, online-2" in texts(fig)
+    said = texts(fig)
+    assert all(word in said for word in ("Whom it favours where gold ties", "x, online-2", "(dotted: none)", "(dotted: even)", "(dotted: coin toss)"))
     assert [len(ax.containers) for ax in fig.axes] == [2, 1, 2]
     assert judged.say_flattery(row) == "x flatters: +0.100 [+0.020, +0.200]; gold ties 0 battles"
     said = judged.say_flattery(strict)
@@ -94,7 +101,7 @@ def test_ratings_and_goodhart():
 def test_tables_beside_the_papers_say_whose_numbers_are_whose():
     rows, heads = judged.beside("table2_chat", {"mine": {"Arena-Hard (%)": 51.0}}, ["MT-Bench", "Arena-Hard (%)"])
     assert heads == ["model", "numbers of", "MT-Bench", "Arena-Hard (%)"]
-    assert rows[0] == ["SFT (theirs)", "paper, unverified", 7.69, 5.6] and rows[-1] == ["mine", "this run", None, 51.0]
+    assert rows[0] == ["SFT (theirs)", "paper (as quoted)", 7.69, 5.6] and rows[-1] == ["mine", "this run", None, 51.0]
     rows, heads = judged.alone({"mine": {"pocket_add": 51.0, "pocket_sort": 2.0}})
     assert (rows, heads) == ([["mine", "this run", 51.0, 2.0]], ["model", "numbers of", "add", "sort"])
 

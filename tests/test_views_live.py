@@ -225,7 +225,21 @@ def test_the_legend_of_the_verdict_is_not_cut_at_the_edge(seeds):
     (legend,) = figure.legends
     box = legend.get_window_extent()
     plt.close(figure)
-    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and len(legend.get_texts()) == 4
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and len(legend.get_texts()) == 5
+    lines = {(line.get_color(), line.get_linestyle()) for line in legend.get_lines()}
+    assert {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines if line.get_linestyle() != "None"} <= lines
+
+
+def test_the_verdict_looks_closer_where_nearly_all_prompts_are_ties():
+    rows = [{**row, "gold": 1.0 if row["policy"] == "sft" or int(row["prompt_id"]) else 2.0} for row in evaluation_rows()]
+    drawn = verdict.draw_verdict(rows)
+    plt.close(drawn.figure)
+    settings = {"first": "online-1", "second": "sft", "temperature": 1.0, "prompts": 40, "draw": 0, "length": False}
+    limits = []
+    for judge, ties in (("gold", "half a win"), ("gold", "no win"), ("reward", "half a win")):
+        drawn.move(**settings, judge=judge, ties=ties)
+        limits.append(drawn.figure.axes[0].get_ylim())
+    assert limits == [(0.28, 0.72), (-0.02, 1.02), (-0.02, 1.02)]
 
 
 def test_force_field_shows_the_real_path():
@@ -326,6 +340,11 @@ def test_verdict_against_plain_computation(tmp_path):
     made.set(prompts=40, length=True)
     held = length_controlled_win_rate(won, found["first"], found["second"])
     assert f"win rate {won.mean():.2f}" in made.said.text and f"At equal length it is {held['lc_win_rate'] / 100:.2f}" in made.said.text
+    need = math.ceil((1.96 * won.std(ddof=1) / abs(won.mean() - 0.5)) ** 2)
+    assert "by gold, temperature 1, on 40 prompts" in made.said.text and f"just reach one half at about {need} prompts" in made.said.text
+    assert "take twice as many" in made.said.text
+    made.controls["temperature"].value = 0.0
+    assert "by gold, greedy, on 40 prompts" in made.said.text
     made.controls["seeds_used"].value = 1
     assert "no interval" in made.said.text
 

@@ -20,7 +20,13 @@ from __future__ import annotations
 
 from rlhf_kit.evaluation.alpaca_eval import alpaca_eval_win_rate, estimate_difficulty, extreme_change
 from rlhf_kit.evaluation.arena_hard import arena_hard_scores, style_of
-from rlhf_kit.evaluation.hacking import best_of_n_peak, hacking_report, length_histogram, sampled_kl
+from rlhf_kit.evaluation.hacking import (
+    best_of_n_peak,
+    hacking_report,
+    length_histogram,
+    parts_by_section,
+    sampled_kl,
+)
 from rlhf_kit.evaluation.judges import (
     PairwiseJudge,
     RuleJudge,
@@ -67,7 +73,7 @@ __all__ = [
     "best_of_n_peak", "bon_kl_bound", "bradley_terry", "bradley_terry_intervals", "cluster_interval",
     "compare_policies", "diversity", "elo", "estimate_difficulty", "expected_calibration_error",
     "extreme_change", "hacking_report", "judge_policies", "length_bias", "length_controlled_win_rate", "length_histogram",
-    "longer", "paired_difference", "position_bias", "reliability_table", "reward_accuracy",
+    "longer", "paired_difference", "parts_by_section", "position_bias", "reliability_table", "reward_accuracy",
     "reward_length_correlation", "rewardbench_sections", "sampled_kl", "seeds_interval", "share_interval", "shorter",
     "style_of", "win_rate", "win_rate_of", "win_rates_by_category",
 ]

@@ -38,16 +38,8 @@ def sampled_kl(logprob: Sequence[float], reference_logprob: Sequence[float], pro
     return {**found, "n": int(ids.max()) + 1}
 
 
-def hacking_report(before: Sequence[Mapping], after: Sequence[Mapping], confidence: float = 0.95) -> list[dict]:
-    """What the reward rose for, part by part: a line for "reward", "gold", "length" and every part of the gold utility.
-
-    before, after: answers of two policies to the same prompts and samples, rows with prompt_id, sample, reward, gold, parts
-    and length (characters), as `stages.evaluation` leaves them. Keys: part, before, after, difference, low, high (paired
-    t interval over prompts), p_adjusted (Holm over the parts; None for the first three lines), sold.
-    sold: the reward rose and this part (or gold) fell, each beyond doubt.
-    """
-    from statsmodels.stats.multitest import multipletests
-
+def _paired(before: Sequence[Mapping], after: Sequence[Mapping]) -> tuple[list[tuple], list[dict[tuple, Mapping]]]:
+    """(keys, [before, after]): both policies' rows by (prompt_id, sample), and the sorted keys; refuses what cannot be paired."""
     sides = []
     for rows in (before, after):
         keyed = {(str(row["prompt_id"]), row.get("sample", 0)): row for row in rows}
@@ -61,6 +53,20 @@ def hacking_report(before: Sequence[Mapping], after: Sequence[Mapping], confiden
     for row in (side[key] for side in sides for key in keys):
         if row.get("gold") is None or row.get("parts") is None:
             raise KitError("a hacking report needs the gold utility and its parts; your own data has none")
+    return keys, sides
+
+
+def hacking_report(before: Sequence[Mapping], after: Sequence[Mapping], confidence: float = 0.95) -> list[dict]:
+    """What the reward rose for, part by part: a line for "reward", "gold", "length" and every part of the gold utility.
+
+    before, after: answers of two policies to the same prompts and samples, rows with prompt_id, sample, reward, gold, parts
+    and length (characters), as `stages.evaluation` leaves them. Keys: part, before, after, difference, low, high (paired
+    t interval over prompts), p_adjusted (Holm over the parts; None for the first three lines), sold.
+    sold: the reward rose and this part (or gold) fell, each beyond doubt.
+    """
+    from statsmodels.stats.multitest import multipletests
+
+    keys, sides = _paired(before, after)
     ids = [key[0] for key in keys]
 
     def line(part, value):
@@ -82,6 +88,22 @@ def hacking_report(before: Sequence[Mapping], after: Sequence[Mapping], confiden
         sure = (p if one["p_adjusted"] is None else one["p_adjusted"]) < 1 - confidence
         one["sold"] = bool(rose and one["part"] not in ("reward", "length") and one["difference"] < 0 and sure)
     return lines + parts
+
+
+def parts_by_section(before: Sequence[Mapping], after: Sequence[Mapping]) -> dict[str, dict[str, float]]:
+    """Mean change of every part of the gold utility in every section (a row's category): part -> section -> after minus before.
+
+    before, after: as for `hacking_report`, in any order, and paired as there. Sections come in the order of `before`.
+    """
+    keys, (old, new) = _paired(before, after)
+    sections: dict[str, list[tuple]] = {row["category"]: [] for row in before}
+    for key in keys:
+        sections[old[key]["category"]].append(key)
+
+    def change(part: str, here: list[tuple]) -> float:
+        return float(np.mean([new[key]["parts"][part] - old[key]["parts"][part] for key in here]))
+
+    return {part: {name: change(part, here) for name, here in sections.items()} for part in old[keys[0]]["parts"]}
 
 
 def length_histogram(lengths: Mapping[str, Sequence[float]], bins: int = 20) -> dict:

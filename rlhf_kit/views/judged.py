@@ -21,16 +21,17 @@ def _palette(names: Sequence[str]) -> dict[str, str]:
     return {name: _JUDGES[name] if name in _JUDGES else next(free) for name in names}
 
 
-def _draw_judges(ax: Axes, rows_of: Mapping[str, Mapping[int, Mapping]], measure: str, step: float, flat: bool = False) -> None:
+def _draw_judges(ax: Axes, rows_of: Mapping[str, Mapping[int, Mapping]], measure: str, step: float, flat: bool = False,
+                 certain: Sequence[str] = ()) -> None:
     """One marker a judge at every place, side by side, `step` apart. rows_of: judge -> place -> row {measure, low, high}.
 
-    flat: places go down the y axis instead of along the x axis.
+    flat: places go down the y axis instead of along the x axis. certain: judges whose values have no interval.
     """
     marks, palette = style.markers(list(rows_of)), _palette(list(rows_of))
     for k, (judge, rows) in enumerate(rows_of.items()):
         at = np.array(list(rows), dtype=float) + (k - (len(rows_of) - 1) / 2) * step
         value, low, high = (np.array([row[key] for row in rows.values()], dtype=float) for key in (measure, "low", "high"))
-        ends = {"xerr" if flat else "yerr": style.errors(value, low, high)}
+        ends = {} if judge in certain else {"xerr" if flat else "yerr": style.errors(value, low, high)}
         ax.errorbar(*((value, at) if flat else (at, value)), fmt=marks[judge], color=palette[judge], capsize=2.5, label=judge, **ends)
 
 
@@ -44,11 +45,11 @@ def beside(name: str, ours: Mapping[str, Mapping[str, float]], columns: Sequence
     """(rows, column heads) for `show`: a table of the paper and below it our rows in the same layout.
 
     name: a file under data/paper_numbers. ours: {model: {column: value}}. columns: the paper's columns to show (default: all). Who
-    measured stands in the second column, and that nobody has checked the paper's numbers where that is so.
+    measured stands in the second column; "as quoted" where the paper's numbers were copied and not measured again.
     """
     table = paper_table(name)
     columns = list(columns or table["columns"])
-    whose = {"paper": "paper" if table.get("verified") else "paper, unverified", "here": "this run"}
+    whose = {"paper": "paper" if table.get("verified") else "paper (as quoted)", "here": "this run"}
     rows = [[row["model"], whose[row["where"]], *(row[column] for column in columns)] for row in beside_paper(name, ours)]
     return rows, ["model", "numbers of", *columns]
 
@@ -61,10 +62,13 @@ def alone(ours: Mapping[str, Mapping[str, float]]) -> tuple[list[list], list[str
 
 
 def draw_bench(scores: Mapping[str, Sequence[Mapping]], title: str = "The pocket world's reward bench, in RewardBench's four sections") -> Figure:
-    """Accuracy in every section with 95 % intervals, one marker a judge. scores: judge -> rows {section, score, low, high, n}."""
+    """Accuracy in every section with 95 % intervals, one marker a judge. scores: judge -> rows {section, score, low, high, n}.
+
+    Gold has no interval: it decided which answer is the better one, so it is right by definition.
+    """
     fig, (ax,) = style.figure(width=8.6, height=3.8)
     first = next(iter(scores.values()))
-    _draw_judges(ax, {judge: dict(enumerate(rows)) for judge, rows in scores.items()}, "score", 0.13)
+    _draw_judges(ax, {judge: dict(enumerate(rows)) for judge, rows in scores.items()}, "score", 0.13, certain=["gold"])
     style.chance(ax, 50.0)
     ax.set_xticks(range(len(first)), [f"{row['section']}\n{row['n']} pairs" for row in first])
     ax.set_ylim(min(0.0, ax.get_ylim()[0]), 104)
@@ -169,12 +173,12 @@ def draw_flattery(rows: Sequence[Mapping]) -> Figure:
 
     rows: of `flattery_row`; tied is None where gold ties too few.
     """
-    fig, axes = style.figure(1, 3, width=11.0, height=1.6 + 0.34 * len(rows), sharey=True)
+    fig, axes = style.figure(1, 3, width=11.0, height=1.8 + 0.34 * len(rows), sharey=True)
     judges = list(dict.fromkeys(row["judge"] for row in rows))
     marks, palette = style.markers(["gold", *judges]), _palette(judges)
-    panels = (("More wins than gold gives?", "judge's win rate less gold's", ("difference", "low", "high"), 0.0),
-              ("Whom it favours where gold ties", "share given to the policy", ("tied", "tied_low", "tied_high"), 0.5),
-              ("How often it is right otherwise", "share that agrees with gold", ("accuracy", "accuracy_low", "accuracy_high"), 0.5))
+    panels = (("More wins than gold gives?", "judge's win rate less gold's\n(dotted: none)", ("difference", "low", "high"), 0.0),
+              ("Whom it favours where gold ties", "share given to the policy\n(dotted: even)", ("tied", "tied_low", "tied_high"), 0.5),
+              ("How often it is right otherwise", "share that agrees with gold\n(dotted: coin toss)", ("accuracy", "accuracy_low", "accuracy_high"), 0.5))
     for ax, (title, x, keys, zero) in zip(axes, panels, strict=True):
         for y, row in enumerate(rows):
             value, low, high = (row[key] for key in keys)
@@ -211,7 +215,7 @@ def draw_length_control(lengths: Mapping[str, Sequence[float]], rows: Sequence[M
         left.hist(values, bins=np.linspace(0, longest + 1, 25), histtype="step", linewidth=1.8, linestyle=dash, color=palette[name],
                   label=f"{name}, mean {mean:.0f}")
         left.axvline(mean, color=palette[name], linestyle=dash, linewidth=1.1)
-    style.label(left, "Has the policy grown longer?", "characters of an answer, temperature 1", "answers", legend=True)
+    style.label(left, "Has the policy grown longer?", "characters of an answer, temperature 1 (vertical lines: means)", "answers", legend=True)
     kinds = (("win_rate", "o", style.ORANGE, "raw"), ("lc_win_rate", "s", style.BLUE, "at equal length"),
              ("hard_win_rate", "D", style.PURPLE, "and with the prompts' difficulty"))
     for key, mark, color, text in kinds:
@@ -227,7 +231,7 @@ def draw_length_control(lengths: Mapping[str, Sequence[float]], rows: Sequence[M
     _rows_down(ax, [f"{row['judge']}, {row['policy']}" for row in rows])
     ax.margins(x=0.08)
     fig.legend(*ax.get_legend_handles_labels(), loc="outside lower right", ncols=4, frameon=False, fontsize=9)
-    style.label(ax, "What is left of the win rate at equal length?", "win rate against SFT (%)")
+    style.label(ax, "What is left of the win rate at equal length?", "win rate against SFT (%), 95 % interval")
     return fig
 
 

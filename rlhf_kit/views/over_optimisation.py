@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, pairwise
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from rlhf_kit.evaluation import cluster_interval, paired_difference
+from rlhf_kit.evaluation import cluster_interval, paired_difference, share_interval
 from rlhf_kit.views import style, words
-from rlhf_kit.views.evaluation import put_changes
+from rlhf_kit.views.evaluation import part_lines, put_changes
 
 
 def share_with_interval(hits: Sequence[float]) -> tuple[float, float, float]:
-    """(share, low, high): the Wilson 95 % interval of a mean of zeros and ones (halves allowed)."""
-    n, share, z = len(hits), float(np.mean(hits)), 1.96
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return share, max(0.0, float(middle - half)), min(1.0, float(middle + half))
+    """(share, low, high) of a mean of zeros and ones (halves allowed), with `evaluation.share_interval`."""
+    share = float(np.mean(hits))
+    low, high = share_interval(share, len(hits))
+    return share, float(low), float(high)
 
 
 def _bins(values: np.ndarray, edges: Sequence[float]) -> list[np.ndarray]:
@@ -32,20 +31,17 @@ def _bins(values: np.ndarray, edges: Sequence[float]) -> list[np.ndarray]:
 def draw_calibration(tables: Mapping[str, Sequence[Mapping]]) -> Figure:
     """Promise against outcome for the answer that each judge holds the likelier one.
 
-    tables: name -> rows of `evaluation.reliability_table` over pairs counted in both directions, so that the half below one
-    half is the other half turned round and is not drawn.
+    tables: name -> rows of `evaluation.reliability_table` over the likelier answer of each pair: its probability, one half or
+    more, and whether the label agrees (by half where both are equally likely). So every pair counts once.
     """
     fig, (ax, counts) = style.figure(1, 2, width=10.0, height=3.7)
     marks, palette = style.markers(list(tables)), style.colors(list(tables))
     ax.plot([0.5, 1], [0.5, 1], "--", color=style.CEILING, linewidth=1.2, label="perfect calibration")
     for name, rows in tables.items():
-        rows = [row for row in rows if row["low"] >= 0.5]
-        x, y = ([row[key] for row in rows] for key in ("predicted", "observed"))
-        half = [1.96 * np.sqrt(max(o * (1 - o), 0.25 / row["n"]) / row["n"]) for o, row in zip(y, rows, strict=True)]
-        ends = style.errors(y, *np.clip([np.subtract(y, half), np.add(y, half)], 0, 1))
-        ax.errorbar(x, y, yerr=ends, fmt=f"{marks[name]}-", color=palette[name], capsize=2.5, label=name)
-        centres, total = [(row["low"] + row["high"]) / 2 for row in rows], sum(row["n"] for row in rows)
-        counts.plot(centres, [row["n"] / total for row in rows], f"{marks[name]}-", color=palette[name], label=name)
+        x, y, n = ([row[key] for row in rows] for key in ("predicted", "observed", "n"))
+        ax.errorbar(x, y, yerr=style.errors(y, *share_interval(y, n)), fmt=f"{marks[name]}-", color=palette[name], capsize=2.5, label=name)
+        centres = [(row["low"] + row["high"]) / 2 for row in rows]
+        counts.plot(centres, np.divide(n, sum(n)), f"{marks[name]}-", color=palette[name], label=name)
     for panel in (ax, counts):
         panel.set_xlim(0.49, 1.01)
     counts.set_ylim(bottom=0)
@@ -99,46 +95,46 @@ def draw_length(by_prompt: Mapping[str, Sequence[float]], length: Sequence[float
     return fig
 
 
-def draw_accuracy_by_gap(sets: Mapping[str, tuple[Sequence, ...]],
+def draw_accuracy_by_gap(sets: Mapping[str, tuple[Sequence, Sequence, Sequence]], whole: Mapping[str, Sequence[float]],
                          annotator: Callable[[np.ndarray], np.ndarray] | None = None,
                          edges: Sequence[float] = (0, 0.5, 1, 2, 4, 6, 10), x: str = "distance in gold utility") -> Figure:
     """Accuracy by the distance between two answers, and over all pairs of each set, with 95 % intervals.
 
-    sets: name -> (distances, hits), or (distances, hits, prompt ids) where pairs of one prompt share their answers.
-    annotator: distance -> the share that one annotator orders rightly.
+    sets: name -> (distances, hits, prompt ids), a prompt's pairs being one witness. whole: name -> (share, low, high, the share
+    that one annotator orders rightly) over all pairs. annotator: that share by distance.
     """
-    fig, (ax, whole) = style.figure(1, 2, width=11.0, height=4.2)
+    fig, (ax, everything) = style.figure(1, 2, width=11.0, height=4.2)
     marks = style.markers(list(sets))
     palette = dict(zip(sets, cycle((style.BLUE, style.PURPLE, style.VERMILION, style.SKY)), strict=False))  # green is the truth's
     places = np.arange(len(edges) - 1)
-    for k, (name, (gaps, hits, *ids)) in enumerate(sets.items()):
+    for k, (name, (gaps, hits, ids)) in enumerate(sets.items()):
         gaps, hits = np.abs(np.asarray(gaps, dtype=float)), np.asarray(hits, dtype=float)
-        within = lambda p: cluster_interval(hits[p], [ids[0][i] for i in p]) if ids else share_with_interval(hits[p])  # noqa: B023, E731
-        parts = _bins(gaps, edges)
-        shown = [(place, *within(p)) for place, p in zip(places, parts, strict=True) if len(p) >= 5]
+        parts = zip(places, _bins(gaps, edges), strict=True)
+        shown = [(place, *cluster_interval(hits[p], [ids[i] for i in p])) for place, p in parts if len(p) >= 5]
         if shown:
             at, value, low, high = (np.array(column) for column in zip(*shown, strict=True))
             shift = (k - (len(sets) - 1) / 2) * 0.14
             ax.errorbar(at + shift, value, yerr=style.errors(value, low, high), fmt=f"{marks[name]}-", color=palette[name],
                         capsize=2.5, label=name)
-        value, low, high = within(np.arange(len(hits)))
-        whole.errorbar([value], [k], xerr=style.errors([value], [low], [high]), fmt=marks[name], color=palette[name], capsize=3, markersize=7)
-        style.number(whole, f"{value:.2f}", (value, k))
+        value, low, high, one = whole[name]
+        ends = style.errors([value], [low], [high])
+        everything.errorbar([value], [k], xerr=ends, fmt=marks[name], color=palette[name], capsize=3, markersize=7)
+        style.number(everything, f"{value:.2f}", (value, k))
         if annotator is not None:
-            whole.plot([float(np.mean(annotator(gaps)))], [k], "|", color=style.CEILING, markersize=20, markeredgewidth=2.2)
+            everything.plot([one], [k], "|", color=style.CEILING, markersize=20, markeredgewidth=2.2)
     if annotator is not None:
         ax.plot(places, annotator((np.asarray(edges[:-1]) + np.asarray(edges[1:])) / 2), "--", color=style.CEILING, label="one annotator")
-        whole.plot([], [], "|", color=style.CEILING, markersize=12, markeredgewidth=2.2, label="one annotator, same pairs")
+        everything.plot([], [], "|", color=style.CEILING, markersize=12, markeredgewidth=2.2, label="one annotator, same pairs")
     style.chance(ax)
-    whole.axvline(0.5, color=style.CONTROL, linestyle=":", linewidth=1.3, label="chance")
+    everything.axvline(0.5, color=style.CONTROL, linestyle=":", linewidth=1.3, label="chance")
     ax.set_xticks(places, [f"{a:g}-{b:g}" for a, b in zip(edges, edges[1:], strict=False)])
     ax.set_ylim(top=1.03)
-    whole.set_yticks(range(len(sets)), list(sets))
-    whole.set_ylim(len(sets) - 0.4, -0.6)
+    everything.set_yticks(range(len(sets)), list(sets))
+    everything.set_ylim(len(sets) - 0.4, -0.6)
     style.legend_below(ax, 2)
-    style.legend_below(whole, 1)
+    style.legend_below(everything, 1)
     style.label(ax, "Accuracy by how far apart the answers truly are", x, "share ordered as the truth")
-    style.label(whole, "The same model on other answers", "share ordered as the truth, all pairs")
+    style.label(everything, "The same model on other answers", "share ordered as the truth, all pairs")
     return fig
 
 
@@ -219,14 +215,16 @@ def say_weakest(sections: Sequence[Mapping]) -> str:
     return f"least of the possible gain is found in {row['category']}: {row['gain']:+.2f} of {row['oracle']:+.2f} gold points"
 
 
-def draw_bought(parts: Sequence[Mapping], sections: Sequence[Mapping], n: int) -> Figure:
+def draw_bought(report: Sequence[Mapping], sections: Sequence[Mapping], n: int) -> Figure:
     """What best-of-n buys over one sample: every part of the gold utility, and every section's gain beside what was possible.
 
-    parts: lines of `evaluation.hacking_report` {part, difference, low, high}. sections: {category, gain, low, high, oracle}.
+    report: `evaluation.hacking_report`, of which the parts are drawn. sections: {category, gain, low, high, oracle}.
     """
-    fig, (ax, gain) = style.figure(1, 2, width=11.0, height=1.6 + 0.3 * len(parts))
-    put_changes(ax, [{**line, "name": line["part"]} for line in parts])
-    style.label(ax, f"Which part of gold moved, best of {n} against one", "change of the part (0 to 1)")
+    parts = part_lines(report)
+    fig, (ax, gain) = style.figure(1, 2, width=11.0, height=1.8 + 0.3 * len(parts))
+    put_changes(ax, parts)
+    style.label(ax, f"Which part of gold moved, best of {n} against one", "change of the part (0 to 1)\n"
+                "(triangle: rose or fell beyond doubt, grey dot: not told apart)")
     mine, best = "chosen by the reward model", "oracle: the best of the samples"
     style.grouped_bars(
         gain, [row["category"] for row in sections], {mine: [r["gain"] for r in sections], best: [r["oracle"] for r in sections]},
@@ -243,10 +241,11 @@ def spread_of(pairs: Sequence[Mapping], score: str) -> float:
 
 
 def say_repetitions(steps: Sequence[Mapping[str, Sequence[float]]]) -> str:
-    """At which repetitions of `draw_probes` the mean learnt reward rises over the one before."""
-    means = [float(np.mean(step["learnt reward"])) for step in steps]
-    rises = [str(k) for k in range(1, len(means)) if means[k] > means[k - 1]]
-    return "reward rises at repetition " + ", ".join(rises) if rises else "the reward falls with every repetition"
+    """At which repetitions of `draw_probes` the learnt reward rises over the one before, by a paired 95 % interval over answers."""
+    rewards = [step["learnt reward"] for step in steps]
+    gains = enumerate(pairwise(rewards), 1) if len(rewards[0]) > 1 else ()  # one answer alone tells nothing
+    rises = [str(k) for k, (before, after) in gains if paired_difference(after, before).low > 0]
+    return "reward rises at repetition " + ", ".join(rises) if rises else "no repetition raises the reward beyond doubt"
 
 
 def draw_probes(edits: Mapping[str, Mapping[str, Sequence[float]]], steps: Sequence[Mapping[str, Sequence[float]]], what: str) -> Figure:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MultipleLocator
 
 from rlhf_kit.errors import KitError
-from rlhf_kit.evaluation import length_controlled_win_rate, seeds_interval
+from rlhf_kit.evaluation import length_controlled_win_rate, seeds_interval, share_interval
 from rlhf_kit.views import style
 from rlhf_kit.views.interactive.controls import choice, slider
 from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, legend_under, present
@@ -59,10 +60,7 @@ def interval(won: np.ndarray) -> tuple[float, float, float]:
     if spread == 0:
         if mean == 0.5:
             return mean, mean, mean
-        from statsmodels.stats.proportion import proportion_confint
-
-        low, high = proportion_confint(mean * len(won), len(won), method="wilson")
-        return mean, float(low), float(high)
+        return mean, *map(float, share_interval(mean, len(won)))
     half = float(stats.t.ppf(0.975, len(won) - 1)) * spread / np.sqrt(len(won))
     return mean, max(0.0, mean - half), min(1.0, mean + half)
 
@@ -93,14 +91,16 @@ def draw_verdict(rows: Sequence[Mapping], seeds: Sequence[float] | None = None) 
     long_span = ax.plot([], [], "-", color=style.ORANGE, linewidth=3.5, solid_capstyle="butt")[0]
     diamond = ax.plot([], [], "D", color=style.ORANGE, markersize=9)[0]
     ax.plot([], [], "o-", color=style.BLUE, label="win rate, 95 % interval")
-    ax.plot([], [], "-", color=style.SKY, label="its ends, as prompts are added")
+    ax.plot([], [], "-", color=style.BLUE, linewidth=1.2, label="win rate, as prompts are added")
+    ax.plot([], [], "-", color=style.SKY, label="ends of its interval, as prompts are added")
     ax.plot([], [], "D-", color=style.ORANGE, label="at equal length, 95 % interval")
-    ax.axhline(0.5, color=style.CONTROL, linestyle=":", label="no difference")
+    half = ax.axhline(0.5, color=style.CONTROL, linestyle=":", label="no difference")
     ax.set(xlim=(0, total * 1.06), ylim=(-0.02, 1.02))
-    legend_under(fig, ax, 4 if seeds else 2)  # one panel is too narrow for all in a row
+    ax.yaxis.set_major_locator(MultipleLocator(0.1))  # labels of one width, near and far
+    legend_under(fig, ax, 3 if seeds else 2)  # one panel is too narrow for more in a row
     style.label(ax, x="prompts judged", y="share won")
     heading = ax.set_title("", loc="left", fontsize=11, fontweight="bold", parse_math=False)
-    moving = [*ends, line, span, dot, long_span, diamond, heading]
+    moving = [ax.yaxis, half, *ends, line, span, dot, long_span, diamond, heading]
     if seeds:
         side = axes[1]
         side.axvline(0, color=style.CONTROL, linestyle=":")
@@ -153,15 +153,20 @@ def draw_verdict(rows: Sequence[Mapping], seeds: Sequence[float] | None = None) 
         span.set_data([n, n], [low, high])
         counted = won[:n][~np.isnan(won[:n])]
         tied = int((found["gap"][order][:n] == 0).sum())
-        text = (f"{first} against {second} by {judge}, on {n} prompts, {tied} of them ties: win rate {mean:.2f} (95 % interval {low:.2f} to {high:.2f}), "
-                f"{verdict(low, high, 0.5)}. ")  # fmt: skip
+        heat = f"temperature {temperature:g}" if temperature else "greedy"
+        text = (f"{first} against {second} by {judge}, {heat}, on {n} prompts, {tied} of them ties: "
+                f"win rate {mean:.2f} (95 % interval {low:.2f} to {high:.2f}), {verdict(low, high, 0.5)}. ")  # fmt: skip
         if len(counted) > 1 and mean != 0.5:
             need = (1.96 * counted.std(ddof=1) / abs(mean - 0.5)) ** 2
-            text += f"To tell a win rate of {mean:.2f} from one half takes about {max(2, int(np.ceil(need)))} prompts. "
+            text += (f"With such a win rate the interval would just reach one half at about {max(2, int(np.ceil(need)))} prompts; to be "
+                     "fairly sure (four tries in five) take twice as many. ")  # fmt: skip
         long_span.set_data([], [])
         diamond.set_data([], [])
         if length:
             text += _at_equal_length(won[:n], found, order[:n], total, long_span, diamond)
+        shown = np.concatenate([band.ravel(), *(np.ravel(one.get_ydata()) for one in (dot, span, long_span))])
+        near = bool((np.abs(shown[~np.isnan(shown)] - 0.5) <= 0.2).all())  # as where most prompts are ties
+        ax.set_ylim((0.28, 0.72) if near else (-0.02, 1.02))
         if seeds:
             used = np.asarray(seeds[:seeds_used], dtype=float)
             taken.set_data(used, range(len(used)))
