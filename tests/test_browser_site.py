@@ -10,6 +10,8 @@ import threading
 import nbformat
 import pytest
 
+from rlhf_kit.files import locked
+
 WIDTHS = {"desk": (1280, 900), "phone": (390, 844)}
 SHOWN = ("index.html", "figures.html", "07_dpo.html")  # of these pictures are kept
 # What sticks out of the page, but for what scrolls in a box of its own.
@@ -41,7 +43,8 @@ def address(smoke_course, tmp_path_factory):
     done = smoke_course.done
     assert done is None or done.returncode == 0, done.stdout + done.stderr
     root = tmp_path_factory.mktemp("host")
-    shutil.copytree(smoke_course.run / "site", root / "some" / "course")
+    with locked(smoke_course.lock, "the smoke course of the tests"):
+        shutil.copytree(smoke_course.run / "site", root / "some" / "course")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(root)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}/some/course"

@@ -130,8 +130,8 @@ def ran_alone(request, tmp_path_factory):
     folder, name = tmp_path_factory.mktemp("solutions"), "test_a_solutions_notebook_runs_alone_at_smoke"
     chosen = [item.callspec.params["path"] for item in request.session.items if getattr(item, "originalname", "") == name]
     sources = [solutions.path_of(path) for path in dict.fromkeys(chosen)]
-    given = {"PROFILE": "smoke", "RUN": "solutions", "INTERACTIVE": False}
-    specs = [{"source": str(s), "output": str(folder / s.name), "parameters": given, "cwd": str(s.parent)} for s in sources]
+    given = lambda s: {"PROFILE": "smoke", "RUN": f"solutions-{s.stem}", "INTERACTIVE": False}  # noqa: E731  none finds another's stages
+    specs = [{"source": str(s), "output": str(folder / s.name), "parameters": given(s), "cwd": str(s.parent)} for s in sources]
     env = os.environ | {"RLHF_KIT_RUNS": str(folder), "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, "-c", EXECUTE, json.dumps(specs)]
     done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=1500)
