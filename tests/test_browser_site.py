@@ -103,6 +103,19 @@ def test_light_and_dark_are_chosen_and_kept(opened, address):
     assert back() == light and not page.errors
 
 
+def test_paper_is_light_and_has_the_figures(opened, address):
+    page = opened(color_scheme="dark")
+    page.goto(f"{address}/07_dpo.html")
+    look = """(() => { const image = getComputedStyle(document.querySelector('figure img'));
+        return [image.filter, image.mixBlendMode, getComputedStyle(document.body).color] })()"""
+    for theme in ("light", "dark"):  # as the system has it, and as the reader chose
+        page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
+        page.emulate_media(media="print", color_scheme="dark")
+        assert page.evaluate(look) == ["none", "normal", "rgb(27, 31, 36)"], theme
+        page.emulate_media(media="screen", color_scheme="dark")
+        assert (page.evaluate(look)[1] == "screen") == (theme == "dark")
+
+
 def test_a_field_finds_rows_and_the_contents_follow_the_reader(opened, address):
     page = opened()
     page.goto(f"{address}/glossary.html")

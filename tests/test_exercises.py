@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import math
 import os
@@ -276,6 +277,7 @@ def test_a_generator_counts_as_the_list_that_it_yields():
     assert examine("00-3", lambda *a: np.array(list(rounds(*a)))).status == "right"
     assert examine("01-2", lambda ids, share, seed: (random.Random(f"{seed} {name}").random() < share for name in ids)).status == "right"
     assert "stopped with IndexError" in examine("00-3", stops).sentence
+    assert "yields without end" in examine("00-3", lambda *a: itertools.count()).sentence
     assert examine("00-3", lambda *a: (... for _ in range(3))).status == "not attempted"
 
 
@@ -392,6 +394,7 @@ def test_lesson_03_names_the_mistake(name, answer, words):
     ("00-3", lambda *a: rounds(*a, reference="newest"), "the reference moves along"),
     ("00-3", lambda *a: rounds(*a, start="sft"), "starts from SFT again"),
     ("00-3", lambda *a: rounds(*a)[-1], "only the last policy"),
+    ("00-3", lambda *a: rounds(*a)[:0] or a[0], "one policy is returned, 'sft'; return those that the rounds made"),
     ("00-3", lambda sft, b, *steps: rounds(sft, b[:1] * 3, *steps), "new prompts each round"),
     ("01-1", lambda g, t, c: ((1 - c) * chance(g / t) + c / 2).mean(), "take max(p, 1 - p)"),
     ("01-1", lambda g, t, c: best_of(chance(g / t)), "carelessness is left out"),
