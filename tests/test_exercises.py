@@ -555,9 +555,9 @@ def test_an_edited_solution_is_written_into_its_lesson(tmp_path):
         copy.write_bytes(source.read_bytes())
     assert solutions.agree(tmp_path) == []
     edited = tmp_path / "solutions" / lesson.name
-    edited.write_text(edited.read_text(encoding="utf-8").replace("first_wins", "p_first"), encoding="utf-8")
+    edited.write_text(re.sub(r"\blooking\b", "by_gap", edited.read_text(encoding="utf-8")), encoding="utf-8")
     assert solutions.agree(tmp_path) == [tmp_path / lesson.name]
-    assert "p_first" in cells(tmp_path / lesson.name)["exercise-1"].source
+    assert "by_gap" in cells(tmp_path / lesson.name)["exercise-1"].source
     assert cells(tmp_path / lesson.name)["exercise-1-answer"].source == cells(lesson)["exercise-1-answer"].source
     broken = (tmp_path / lesson.name).read_text(encoding="utf-8").replace("<summary>Solution", "<summary>Answer", 1)
     (tmp_path / lesson.name).write_text(broken, encoding="utf-8")
