@@ -12,6 +12,7 @@ import pytest
 from site_checks import faults
 
 from rlhf_kit.evaluation import tally
+from rlhf_kit.files import locked
 from rlhf_kit.running import notebooks
 from rlhf_kit.runs import PROJECT
 
@@ -46,8 +47,9 @@ def test_the_whole_course_runs_at_smoke(smoke_course):
     assert "outside" not in found.values()
     assert {p.stem for p in PATHS} | {"index", "figures"} <= {p.stem for p in (run / "site").glob("*.html")}
     assert not faults(run / "site")
-    # with nothing changed nothing is executed again
-    again = subprocess.run(smoke_course.command, cwd=PROJECT, env=smoke_course.env, capture_output=True, text=True, timeout=120)
+    # with nothing changed nothing is executed again; it writes the results anew, and nobody may copy them meanwhile
+    with locked(smoke_course.lock, "the smoke course of the tests"):
+        again = subprocess.run(smoke_course.command, cwd=PROJECT, env=smoke_course.env, capture_output=True, text=True, timeout=120)
     assert again.returncode == 0 and again.stdout.count("found (nothing changed)") == len(PATHS)
 
 
