@@ -185,6 +185,13 @@ def test_formulas_are_drawn_by_the_browser_and_money_is_not_one(run):
     assert "costs $5 or $6" in main.get_text() and "$x$" in main.get_text()
 
 
+def test_a_formula_alone_in_its_paragraph_scrolls_in_a_box():
+    soup = BeautifulSoup(formulas.markdown_html("With $a$ in it:\n\n$b = a.$\n\n$$c$$"), "html.parser")
+    lesson._formulas(soup)
+    assert [m["alttext"] for m in soup.find_all("math")] == ["a", "b = a.", "c"]
+    assert [m["alttext"] for m in soup.select(".formula math[display=block]")] == ["b = a.", "c"]
+
+
 def test_a_formula_brings_no_link_and_a_faulty_one_stays_tex():
     assert "href" not in formulas.mathml("\\href{javascript:alert(1)}{x}").replace('alttext="\\href', "")
     assert "<script" not in formulas.mathml("a <script>")

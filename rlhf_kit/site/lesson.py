@@ -148,7 +148,8 @@ def _named_once(match: re.Match) -> str:
 
 def _formulas(soup: BeautifulSoup) -> None:
     for place in soup.select("span.tex"):
-        tex, block = place.get_text().strip(), "block" in place["class"]
+        alone = place.parent.name == "p" and place.parent.get_text(strip=True) == place.get_text(strip=True)
+        tex, block = place.get_text().strip(), alone or "block" in place["class"]  # alone it may be wide, and scrolls in its box
         drawn = mathml(tex, block)
         if drawn is None:
             place.name, place["class"] = "code", ["tex"]
