@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 import time
@@ -17,7 +18,7 @@ from rlhf_kit import profiles
 from rlhf_kit.errors import KitError
 from rlhf_kit.files import PROJECT, project_path, tool
 from rlhf_kit.machine import cpu_bf16, usable_cores
-from rlhf_kit.planning import plan_text, planner
+from rlhf_kit.planning import plan_advice, plan_text, planner
 
 # Gigabytes that a profile needs: memory of the machine, free disk for its run.
 NEEDS = {
@@ -139,14 +140,15 @@ def doctor(
         if profile is None and (overrides or asked not in profiles.known()):
             raise
         lines.append(f"Profile {asked} cannot run here: {str(error).removeprefix(f'profile {asked} ').split('; take')[0]}")
-    missing = missing_for(profile) if profile else fits.get(asked) or ["its own values"]
-    if profile_name and profile:
+    missing, faults = missing_for(profile) if profile else fits.get(asked) or ["its own values"], []
+    planned = bool(profile_name and profile)
+    if planned:
         made = planner.plan(asked, overrides, card)
-        missing = [*missing, *made["problems"]]
+        faults = made["problems"]
         lines += ["", plan_text.text(made), ""]
     best = next((n for n in ("paper", "gpu", "colab", "laptop", "smoke") if not fits.get(n, ["?"])), None)
-    lines += ["What to do", *(f"  {one}" for one in _advice(asked, missing, problems, best, planned=bool(profile_name and profile)))]
-    return (1 if missing or problems or not _fine_python() else 0), "\n".join(lines)
+    lines += ["What to do", *(f"  {one}" for one in _advice(asked, overrides, missing, faults, problems, best, planned))]
+    return (1 if missing or faults or problems or not _fine_python() else 0), "\n".join(lines)
 
 
 FIELDS = ("device", "dtype", "autocast_bf16", "threads", "backend")
@@ -176,20 +178,30 @@ def _machine_lines() -> list[str]:
     return lines
 
 
-def _advice(asked: str, missing: list[str], problems: list[str], best: str | None, planned: bool) -> list[str]:
-    """What the reader can do next, each with a command as it is typed in the project's folder."""
+def _advice(
+    asked: str, overrides: dict | None, missing: list[str], faults: list[str], problems: list[str], best: str | None, planned: bool
+) -> list[str]:
+    """What the reader can do next, each with a command as it is typed in the project's folder.
+
+    missing: what the machine lacks, as nouns; faults: sentences of the plan; problems: of the packages.
+    """
     python, lines = tool("python"), []
     if problems:
         lines.append("install the pinned packages:       rm -rf .venv && make env")
+    fits = not missing and not faults
     if missing:
-        above = ", or the problems that the plan names" if planned else ""
-        lines.append(f"profile {asked} does not fit here: it needs {missing[0]}{f' and {len(missing) - 1} more (see above{above})' if missing[1:] else ''}")
-    if missing and planned:
+        more = len(missing) + len(faults) - 1
+        above = f" and {more} more (see above{', or the problems that the plan names' if planned else ''})" if more else ""
+        lines.append(f"profile {asked} does not fit here: it needs {missing[0]}{above}")
+    elif faults:
+        more = f" (and {len(faults) - 1} more: the problems that the plan names)" if faults[1:] else ""
+        lines.append(f"profile {asked} does not fit: {faults[0]}{more}")
+    if planned and not fits:
         lines.append("on a machine that has what it needs: the commands of the plan above, in that order")
-    run = asked if not missing else best
+    run = asked if fits else best
     if run is None:
         return [*lines, "no profile fits this machine as it is"]
-    lines.append(f"run the course here ({run}):".ljust(35) + f"{python} -m rlhf_kit run --profile {run}")
+    lines.append(f"run the course here ({run}):".ljust(35) + shlex.join(plan_advice.run_words(run, overrides if fits else None)))
     lines.append("open the lessons in JupyterLab:".ljust(35) + "make lab")
     if not planned:
         lines.append("plan a larger run, before renting: ".ljust(35) + f"{python} -m rlhf_kit doctor --profile paper")

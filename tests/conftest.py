@@ -87,10 +87,25 @@ def pytest_xdist_make_scheduler(config, log):
 # ---------------------------------------------------------------- fixtures
 
 
+def run_once(command: list[str], told: Path, seconds: float, **more) -> subprocess.CompletedProcess:
+    """What a command gave; the file `told` keeps it, so that another process does not try again what failed, or took too long, in the first."""
+    if told.is_file():
+        return subprocess.CompletedProcess(command, **json.loads(told.read_text(encoding="utf-8")))
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, **more)
+        said = {"returncode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+    except subprocess.TimeoutExpired as late:  # its output comes as bytes, whatever was asked for
+        out, err = ((part or b"").decode(errors="replace") for part in (late.stdout, late.stderr))
+        said = {"returncode": 124, "stdout": out, "stderr": f"{err}\nended after {seconds} s"}
+    told.write_text(json.dumps(said), encoding="utf-8")
+    return subprocess.CompletedProcess(command, **said)
+
+
 @pytest.fixture(scope="session")
 def smoke_course(tmp_path_factory) -> SimpleNamespace:
     """The whole course executed at smoke, once for all tests and processes: command, its result (None if it was found), run, environment.
 
+    lock: to be held by who copies the run or starts the command again, since other processes do so too.
     RLHF_KIT_SMOKE_RUN names a finished smoke run (its folder is called `smoke`) to be copied instead of making one.
     """
     from rlhf_kit.files import locked
@@ -99,17 +114,14 @@ def smoke_course(tmp_path_factory) -> SimpleNamespace:
     root = (root.parent if WORKER else root) / "smoke-course"
     env = {**os.environ, "RLHF_KIT_RUNS": str(root)}
     command = [sys.executable, "-m", "rlhf_kit", "run", "--profile", "smoke"]
-    done, told = None, root / "told.json"  # another process is not to try again what failed in the first
+    done, given, run = None, os.environ.get("RLHF_KIT_SMOKE_RUN"), root / "smoke"
     with locked(root / ".lock", "the smoke course of the tests"):
-        if os.environ.get("RLHF_KIT_SMOKE_RUN"):
-            shutil.copytree(os.environ["RLHF_KIT_SMOKE_RUN"], root / "smoke", dirs_exist_ok=True)
-        elif told.is_file():
-            done = subprocess.CompletedProcess(command, **json.loads(told.read_text(encoding="utf-8")))
-        else:
-            done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=1500)
-            said = {"returncode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
-            told.write_text(json.dumps(said), encoding="utf-8")
-    return SimpleNamespace(command=command, done=done, run=root / "smoke", env=env)
+        if not given:
+            done = run_once(command, root / "told.json", 1500, cwd=PROJECT, env=env)
+        elif not run.is_dir():  # the first process copies; the others read what it copied
+            shutil.copytree(given, root / "copy", dirs_exist_ok=True)
+            (root / "copy").rename(run)
+    return SimpleNamespace(command=command, done=done, run=run, env=env, lock=root / ".lock")
 
 
 @pytest.fixture(scope="session")

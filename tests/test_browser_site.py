@@ -10,6 +10,8 @@ import threading
 import nbformat
 import pytest
 
+from rlhf_kit.files import locked
+
 WIDTHS = {"desk": (1280, 900), "phone": (390, 844)}
 SHOWN = ("index.html", "figures.html", "07_dpo.html")  # of these pictures are kept
 # What sticks out of the page, but for what scrolls in a box of its own.
@@ -41,7 +43,8 @@ def address(smoke_course, tmp_path_factory):
     done = smoke_course.done
     assert done is None or done.returncode == 0, done.stdout + done.stderr
     root = tmp_path_factory.mktemp("host")
-    shutil.copytree(smoke_course.run / "site", root / "some" / "course")
+    with locked(smoke_course.lock, "the smoke course of the tests"):
+        shutil.copytree(smoke_course.run / "site", root / "some" / "course")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(root)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}/some/course"
@@ -98,6 +101,19 @@ def test_light_and_dark_are_chosen_and_kept(opened, address):
     assert page.url.startswith(f"{address}/0") and back() == dark
     page.click("#theme")
     assert back() == light and not page.errors
+
+
+def test_paper_is_light_and_has_the_figures(opened, address):
+    page = opened(color_scheme="dark")
+    page.goto(f"{address}/07_dpo.html")
+    look = """(() => { const image = getComputedStyle(document.querySelector('figure img'));
+        return [image.filter, image.mixBlendMode, getComputedStyle(document.body).color] })()"""
+    for theme in ("light", "dark"):  # as the system has it, and as the reader chose
+        page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
+        page.emulate_media(media="print", color_scheme="dark")
+        assert page.evaluate(look) == ["none", "normal", "rgb(27, 31, 36)"], theme
+        page.emulate_media(media="screen", color_scheme="dark")
+        assert (page.evaluate(look)[1] == "screen") == (theme == "dark")
 
 
 def test_a_field_finds_rows_and_the_contents_follow_the_reader(opened, address):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import math
 import os
@@ -130,8 +131,8 @@ def ran_alone(request, tmp_path_factory):
     folder, name = tmp_path_factory.mktemp("solutions"), "test_a_solutions_notebook_runs_alone_at_smoke"
     chosen = [item.callspec.params["path"] for item in request.session.items if getattr(item, "originalname", "") == name]
     sources = [solutions.path_of(path) for path in dict.fromkeys(chosen)]
-    given = {"PROFILE": "smoke", "RUN": "solutions", "INTERACTIVE": False}
-    specs = [{"source": str(s), "output": str(folder / s.name), "parameters": given, "cwd": str(s.parent)} for s in sources]
+    given = lambda s: {"PROFILE": "smoke", "RUN": f"solutions-{s.stem}", "INTERACTIVE": False}  # noqa: E731  none finds another's stages
+    specs = [{"source": str(s), "output": str(folder / s.name), "parameters": given(s), "cwd": str(s.parent)} for s in sources]
     env = os.environ | {"RLHF_KIT_RUNS": str(folder), "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, "-c", EXECUTE, json.dumps(specs)]
     done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=1500)
@@ -276,6 +277,7 @@ def test_a_generator_counts_as_the_list_that_it_yields():
     assert examine("00-3", lambda *a: np.array(list(rounds(*a)))).status == "right"
     assert examine("01-2", lambda ids, share, seed: (random.Random(f"{seed} {name}").random() < share for name in ids)).status == "right"
     assert "stopped with IndexError" in examine("00-3", stops).sentence
+    assert "yields without end" in examine("00-3", lambda *a: itertools.count()).sentence
     assert examine("00-3", lambda *a: (... for _ in range(3))).status == "not attempted"
 
 
@@ -392,6 +394,7 @@ def test_lesson_03_names_the_mistake(name, answer, words):
     ("00-3", lambda *a: rounds(*a, reference="newest"), "the reference moves along"),
     ("00-3", lambda *a: rounds(*a, start="sft"), "starts from SFT again"),
     ("00-3", lambda *a: rounds(*a)[-1], "only the last policy"),
+    ("00-3", lambda *a: rounds(*a)[:0] or a[0], "one policy is returned, 'sft'; return those that the rounds made"),
     ("00-3", lambda sft, b, *steps: rounds(sft, b[:1] * 3, *steps), "new prompts each round"),
     ("01-1", lambda g, t, c: ((1 - c) * chance(g / t) + c / 2).mean(), "take max(p, 1 - p)"),
     ("01-1", lambda g, t, c: best_of(chance(g / t)), "carelessness is left out"),
@@ -552,9 +555,9 @@ def test_an_edited_solution_is_written_into_its_lesson(tmp_path):
         copy.write_bytes(source.read_bytes())
     assert solutions.agree(tmp_path) == []
     edited = tmp_path / "solutions" / lesson.name
-    edited.write_text(edited.read_text(encoding="utf-8").replace("first_wins", "p_first"), encoding="utf-8")
+    edited.write_text(re.sub(r"\blooking\b", "by_gap", edited.read_text(encoding="utf-8")), encoding="utf-8")
     assert solutions.agree(tmp_path) == [tmp_path / lesson.name]
-    assert "p_first" in cells(tmp_path / lesson.name)["exercise-1"].source
+    assert "by_gap" in cells(tmp_path / lesson.name)["exercise-1"].source
     assert cells(tmp_path / lesson.name)["exercise-1-answer"].source == cells(lesson)["exercise-1-answer"].source
     broken = (tmp_path / lesson.name).read_text(encoding="utf-8").replace("<summary>Solution", "<summary>Answer", 1)
     (tmp_path / lesson.name).write_text(broken, encoding="utf-8")

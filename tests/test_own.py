@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -14,8 +15,7 @@ import pytest
 from rlhf_kit import cli, stages
 from rlhf_kit.course import source_key
 from rlhf_kit.errors import KitError
-from rlhf_kit.recipe import data as recipe_data
-from rlhf_kit.runs import Ledger
+from rlhf_kit.runs import Ledger, write_rows
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "realdata"
 SIZES = {
@@ -334,9 +334,17 @@ def test_a_later_turn_of_a_dialogue_that_trains_neither_tests_nor_chooses(own_mo
     ledger = next(Ledger(**one).check() for one in stages.prompt_table(course).manifest["ledger"] if one["stage"] == "prompts-to-test")
     assert ledger.dropped == {"opens like a preference pair": 20, "another turn of the same dialogue": 20}
     stages.assert_disjoint(course)
-    groups = {"training": [turns("a")], "eval": [turns("a", "b", "c")]}
-    with pytest.raises(KitError, match="leak: a dialogue of 'eval' has another turn in 'training'"):
-        recipe_data._check_dialogues(groups)
+    # a leak in what was written is found, and told by the dialogue's first words
+    table, long = stages.prompt_table(course), f"pair 40 {'word ' * 20}"
+    train, rows = stages.preferences(course).rows("train.parquet").to_list(), table.rows().to_list()
+    leaks = ((train[0]["prompt"][0]["content"], "training"), (long, "iteration-1"))
+    for opening, where in leaks:
+        leak = [{**rows[0], "split": "eval", "prompt": turns(opening, "yes", "go on")}]
+        leak += [{**rows[0], "split": where, "prompt": turns(opening)}] if where != "training" else []
+        write_rows(table.path, [*rows, *leak])
+        said = f"leak: a dialogue of 'eval' has another turn in '{where}'; it opens with {opening[:60]!r}"
+        with pytest.raises(KitError, match=re.escape(said)):
+            stages.assert_disjoint(course)
 
 
 def test_more_iterations_than_the_profile_has_are_known_by_all_their_sets(own_model, tmp_path):

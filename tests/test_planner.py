@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import socket
 
 import pytest
 
-from rlhf_kit import cli, profiles
+from rlhf_kit import cli, doctor, profiles
 from rlhf_kit.errors import KitError
 from rlhf_kit.files import tool
 from rlhf_kit.planning import plan_advice, plan_text, planner
@@ -153,6 +154,27 @@ def test_the_pocket_profiles_have_a_plan_too(name):
 def test_the_commands_carry_what_was_set():
     commands = [c["command"] for c in planner.plan("paper", {"dpo.beta": 0.2, "reward.released": None})["commands"]]
     assert f"{tool('python')} -m rlhf_kit run --profile paper --set dpo.beta=0.2 --set reward.released=null" in commands
+
+
+def test_what_the_doctor_advises_carries_what_was_set(tiny_folder, tmp_path, capsys):
+    """`byo` without its two values is refused, so the command must have them."""
+    (tmp_path / "pairs.jsonl").write_text("{}\n")
+    sets = [f"model.path={tiny_folder}", f"data.preferences={tmp_path / 'pairs.jsonl'}"]
+    assert cli.main(["doctor", "--profile", "byo", *(word for one in sets for word in ("--set", one))]) == 0
+    (told,) = re.findall(r"run the course here \(byo\): +(.+)$", capsys.readouterr().out, re.M)
+    words = cli.parser().parse_args(shlex.split(told)[3:])
+    assert (words.profile, words.sets) == ("byo", sets)
+    # what does not fit here is not what is advised
+    assert cli.main(["doctor", "--profile", "paper", "--set", "dpo.beta=0.2"]) == 1
+    (told,) = re.findall(r"run the course here \(\w+\): +(.+)$", capsys.readouterr().out, re.M)
+    assert "paper" not in told and "--set" not in told
+
+
+def test_a_fault_of_the_plan_is_told_as_a_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "missing_for", lambda profile: [])
+    assert cli.main(["doctor", "--profile", "gpu", "--set", "dpo.micro_batch_size=128"]) == 1
+    told = capsys.readouterr().out
+    assert re.search(r"profile gpu does not fit: dpo-1: about \d+ GiB on each GPU, more than", told) and "it needs dpo-1" not in told
 
 
 def test_commands_name_the_interpreter_as_it_must_be_typed(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -225,6 +226,25 @@ def test_notebooks_run_in_order_are_found_again_and_collected(folder, capsys, mo
     assert "papermill" not in (folder / "01_b.ipynb").read_text()
     results.store_timings(runs.open_run("trial"), "laptop", folder / "timings.yaml")
     assert set(yaml.safe_load((folder / "timings.yaml").read_text())["laptop"]) == {"00_a", "01_b"}
+
+
+def test_the_readmes_figure_is_stored_with_the_lesson_that_draws_it(folder, monkeypatch, tmp_path):
+    run, kept = runs.open_run("trial", quiet=True), tmp_path / "summary.png"
+    kept.write_text("the figure of before")
+    monkeypatch.setattr(results, "FIGURE", kept)
+    monkeypatch.setattr(notebooks, "FOLDER", folder)
+    for place in ("notebooks", "figures"):
+        (run.path / place).mkdir()
+    (run.path / "figures" / kept.name).write_text("a new figure")
+    for name in ("08_online_dpo", "09_evaluation"):
+        shutil.copy(book(folder, name), run.path / "notebooks")
+        runs.record(run, "executed", name, {"parameters": {}})
+    results.store_outputs(run, folder, ["08_online_dpo"])
+    assert kept.read_text() == "the figure of before"
+    results.store_outputs(run, folder)
+    assert kept.read_text() == "a new figure"
+    source = "".join(c.source for c in nbformat.read(runs.PROJECT / "notebooks" / f"{results.DRAWN_BY}.ipynb", 4).cells)
+    assert f'save_figure(fig, course.run, "{results.FIGURE.stem}")' in source
 
 
 @pytest.mark.parametrize(

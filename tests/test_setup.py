@@ -107,6 +107,18 @@ def test_there_are_as_many_test_processes_as_fit(monkeypatch, cores, gigabytes, 
     assert "pytest -n auto $(ARGS)" in (PROJECT / "Makefile").read_text()
 
 
+def test_what_failed_or_took_too_long_is_not_tried_again(tmp_path):
+    from conftest import run_once
+
+    first = "import sys, time; print('so far', flush=True); time.sleep(60)"
+    late = run_once([sys.executable, "-c", first], tmp_path / "late.json", 5)
+    failed = run_once([sys.executable, "-c", "import sys; print('so far'); sys.exit(3)"], tmp_path / "failed.json", 60)
+    assert (late.returncode, failed.returncode) == (124, 3) and late.stdout == failed.stdout == "so far\n"
+    for name, done in (("late", late), ("failed", failed)):
+        again = run_once([sys.executable, "-c", "another command"], tmp_path / f"{name}.json", 60)
+        assert (again.returncode, again.stdout, again.stderr) == (done.returncode, done.stdout, done.stderr)
+
+
 def test_the_installed_packages_are_the_pinned_ones_in_name():
     """A missing one means that requirements.txt is not in use."""
     assert not [p for p in doctor.wrong_versions() if "not installed" in p]

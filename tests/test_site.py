@@ -145,6 +145,10 @@ def test_a_caption_is_the_title_and_not_the_values():
     said = lambda alt: lesson.Figure("f", alt, b"").caption  # noqa: E731
     assert said("Label noise; share against gap: from 0.5 to 0.1") == "Label noise"
     assert said("Panel 1: Loss; nats against step: 1 to 2. Panel 2: Accuracy; share: 0.5") == "Loss · Accuracy"
+    assert said("Gold (bars: 95 % intervals). Panel 1: Loss; x") == "Gold (bars: 95 % intervals)"
+    assert said("All 8. Panel 1: Loss; x") == "All 8" and said("It rose (by 0.9). Gold did not, 1.5 less.") == "It rose (by 0.9)"
+    assert said('Panel 1: The 0.5B model; x: 1. Panel 2: Saying: "I hope so."; y. Panel 3: Left. Panel 4: Cut ...') == \
+        'The 0.5B model · Saying: "I hope so." · Left · Cut'
     assert said("What happened. Panel 1: Loss; x") == "What happened" and said("Noise (in the section: 1. Money)") == "Noise (in the section: 1. Money)"
 
 
@@ -208,6 +212,12 @@ def test_publishing_needs_a_run_and_a_folder_of_its_own(run, tmp_path, capsys):
 def test_the_style_has_a_dark_side_and_the_style_fetches_nothing():
     assert "prefers-color-scheme:dark" in page.style() and ":root[data-theme=dark] .highlight ." in page.style()
     assert "url(" not in page.style() and "@import" not in page.style() and "http" not in page.script()
+
+
+def test_what_is_recorded_is_not_told_as_found_by_this_run(run):
+    made = {"id": "online-beats-offline", "status": "holds", "value": 0.8, "interval": [0.5, 1.0], "band": [0, None], "statement": "x", "notebook": "01_next"}
+    runs.write_json(run.path / "claims.json", [made])
+    assert "recorded seeds, not this run" in soup_of(site.build(run)).select_one(".findings li").get_text()
 
 
 def test_a_slug_is_plain():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rlhf_kit.evaluation import cluster_interval
-from rlhf_kit.views import clip, escape, reward, sft, style, table, tables, tokens_html
+from rlhf_kit.views import clip, escape, policy, reward, sft, style, table, tables, tokens_html
 from rlhf_kit.views import data as figures
 
 
@@ -92,6 +92,21 @@ def test_lengths_with_one_row_in_a_group():
     drawn(figures.draw_lengths({"all": [3, 4, 5], "chat": [3]}, {"all": [3, 4, 9], "chat": [5]}))
 
 
+def test_all_pairs_stand_beside_a_group_of_that_name():
+    pairs = [{"prompt_id": i, "source": source} for i, source in enumerate(("all", "all", "b"))]
+    found = figures.by_group(pairs, {"chosen": [1, 2, 3]}, "source")
+    assert {name: of["chosen"] for name, of in found.items()} == {"all pairs": [1, 2, 3], "all": [1, 2], "b": [3]}
+    assert list(found)[0] == "all pairs"
+    assert list(figures.by_group(pairs[:2], {}, "source")) == ["all"]
+
+
+def test_dollar_signs_in_names_are_no_formula():
+    broken, formula = "a$_{$b", "$x$"  # the first is no formula at all, and ended the drawing
+    fig = drawn(figures.draw_lengths({broken: [3, 4], formula: [3, 5]}, {broken: [3, 4], formula: [5, 6]}))
+    assert broken in texts(fig) and not any(text.get_parse_math() for text in fig.axes[0].get_xticklabels())
+    drawn(figures.draw_ledger(3, 1, {broken: 2}, formula))
+
+
 def test_two_policies_are_compared_on_the_same_prompts_only():
     before, after = figures.same_prompts(ROWS, "sft", "online", 0.0)
     assert [row["prompt_id"] for row in before] == [row["prompt_id"] for row in after] == list(range(12))
@@ -124,7 +139,7 @@ def test_sft_figures():
     assert len(fig.axes) == 2 and fig.axes[0].lines[0].get_ydata()[1] == 1.0
     drawn(sft.draw_training_curve(HISTORY[:1], title="one step", y="loss"))
     fig = drawn(sft.draw_next_token(["a", "$x$", "<end>"], [-0.1, -2.0, -0.4], [False, True, True]))
-    assert [len(ax.patches) for ax in fig.axes] == [1, 2] and "the loss: 1.20" in texts(fig)
+    assert "$x$" in texts(fig) and [len(ax.patches) for ax in fig.axes] == [1, 2] and "the loss: 1.20" in texts(fig)
     drawn(sft.draw_next_token(["a"], [-0.1], [False]))
     bars = {"sft": {"chat": (0.5, 0.4, 0.6), "safety": (0.2, float("nan"), float("nan"))}}
     drawn(sft.draw_by_section(bars, title="t", y="y", top=1.0, chance=0.5, best=("oracle", 1.0)))
@@ -151,11 +166,36 @@ def test_reward_figures():
     drawn(reward.draw_two_confidences([0.2, 0.9], [0.6, 0.7], [True, False]))
 
 
+def test_whiskers_of_shares_are_wilsons_also_where_all_are_right():
+    predicted, gaps = np.linspace(0.6, 0.9, 10), np.arange(1.0, 11.0)
+    fig, (ax,) = style.figure()
+    reward.draw_reliability(ax, predicted, np.ones(10), bins=2)
+    marks = [ax.containers[0], reward.draw_by_gap(gaps, {"ours": np.ones(10)}).axes[0].containers[0],
+             figures.draw_label_noise(np.full(5, 1.5), np.full(5, 0.8)).axes[0].containers[0],
+             policy.draw_wrong_by_margin(gaps, np.ones(10), bins=2).axes[0].containers[0]]  # fmt: skip
+    for drawn_mark, n in zip(marks, (5, 2, 5, 5), strict=True):
+        assert drawn_mark.lines[2][0].get_segments()[0][0, 1] == pytest.approx(n / (n + 1.959964**2))
+
+
+def test_wrong_labels_of_a_single_pair():
+    fig = drawn(policy.draw_wrong_by_margin([0.4], [1.0]))
+    assert "fewer to the right" in texts(fig) and list(fig.axes[1].lines[0].get_ydata()) == [1.0]
+
+
 def test_both_orders_marks_exactly_the_flips():
     fig = drawn(reward.draw_both_orders([0.9, 0.8, 0.2], [0.8, 0.3, 0.1]))
     lines = {line.get_label(): line for line in fig.axes[0].lines}
     assert list(lines["the verdict flips"].get_xdata()) == [0.8]
     drawn(reward.draw_both_orders([0.7, 0.7], [0.2, 0.2]))  # no spread at all
+
+
+def test_a_bar_without_an_interval_has_no_whisker():
+    fig, (ax,) = style.figure()
+    style.grouped_bars(ax, ["a", "b", "c"], {"x": [1.0, 0.5, 0.5]}, intervals={"x": ([1.0, 0.4, float("nan")], [1.0, 0.6, float("nan")])})
+    drawn(fig)
+    ends = [[y for _, y in path.vertices] for path in ax.collections[0].get_paths()]
+    assert [list(np.round(y, 3)) for y in ends if len(y) and not np.isnan(y).any()] == [[0.4, 0.6]]
+    assert style.short("KL to SFT (nats)") == "KL to SFT" and style.heat(0.7) == "temperature 0.7"
 
 
 def test_names_keep_their_colour_and_free_names_get_another():

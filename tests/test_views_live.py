@@ -261,7 +261,7 @@ def test_mass_adds_up_and_tells_of_the_fallen_chosen_answer():
     assert np.allclose(share.sum(axis=0), 1) and share[0, 0] == pytest.approx(math.exp(-2))
     with capture_output():
         made = live.where_did_the_mass_go(mass_rows(), interactive=False)
-    assert made.said.text.startswith("From SFT to 2: the chosen answer fell by 1.00 nats, the rejected one fell by 4.00, so the gap grew by 3.00")
+    assert made.said.text.startswith("From SFT to training 2: the chosen answer fell by 1.00 nats, the rejected one fell by 4.00, so the gap grew by 3.00")
     gain = 100 * (math.exp(-1) - math.exp(-4))
     assert f"a fresh answer of the last policy gained most: {gain:.2f} percentage points" in made.said.text
 
@@ -454,6 +454,23 @@ def test_agreement_and_weights_against_plain_counts():
     assert found["against"] == [0, 1, 2]  # the truth prefers the other, most of all in pair 0
     refuses = judge_result.FEATURES.index("refuses")
     assert found["weights"]["these labels"][refuses] < 0  # every answer that was taken does not refuse
+
+
+def test_the_table_of_contradictions_has_a_heading_and_two_digits():
+    rows = judge_pairs()
+    drawing = judge_result.draw_judge(rows)
+    said = drawing.move({row["pair"]: "rejected" for row in rows})
+    gaps = [row["chosen_gold"] - row["rejected_gold"] for row in rows]
+    against = sum(gap > 0 for gap in gaps)
+    assert said.heading == f"Labels that contradict the truth, largest difference first (3 of {against})" and against > 3
+    most = rows[int(np.argmax(gaps))]
+    assert said.rows[0][-1] == f"{most['rejected_gold']:.2f} against {most['chosen_gold']:.2f}"
+    assert f"first (3 of {against})</caption>" in panel.table_html(said.rows, said.columns, heading=said.heading)
+    plt.close(drawing.figure)
+    drawing = judge_result.draw_judge(judge_pairs(known=False))
+    own = drawing.move({rows[0]["pair"]: "rejected"})
+    assert own.heading == "Labels that contradict the file's label" and len(own.rows) == 1
+    plt.close(drawing.figure)
 
 
 def test_the_stand_in_is_named(tmp_path):

@@ -61,6 +61,15 @@ def test_vital_signs_leave_out_what_is_not_known():
     assert "Wrong labels" in known and "Diversity" in known
 
 
+def test_vital_signs_of_an_arm_without_some_of_them_and_of_zeros():
+    rows = [{"arm": "online", "iteration": t, "wrong": None, "diversity": 0.9, "margin": 0.0, "length": None} for t in (1, 2)]
+    rows.append({"arm": "offline", "iteration": 1, "wrong": 0.3, "diversity": 0.8, "margin": 0.0, "length": 40.0})
+    fig = loop.draw_loop_health(rows)
+    assert "Wrong labels" in texts(fig)
+    assert [list(line.get_ydata()) for line in fig.axes[0].lines] == [[], [0.3]]
+    assert fig.axes[2].get_ylim() == (0.0, 1.0) and fig.axes[3].get_ylim()[1] == pytest.approx(48.0)
+
+
 SEEDS = {
     "effect": 0.4, "low": 0.1, "high": 0.7, "seeds_run": 2,
     "per_seed": [{"gold_difference": 0.3, "model_seed": 0}, {"gold_difference": 0.5, "model_seed": 1}],

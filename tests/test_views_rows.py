@@ -69,6 +69,12 @@ def test_accuracy_by_section_puts_all_pairs_first():
     assert list(found.items()) == [("all", (0.5, 0.7, 0.9)), ("chat", (0.8, 0.7, 0.9))]
 
 
+def test_a_share_of_all_or_of_halves_has_wilsons_interval():
+    share, low, high = rows.share_of([1, 1, 1, 1, 1])
+    assert (share, high) == (1.0, 1.0) and low == pytest.approx(5 / (5 + 1.959964**2))
+    assert rows.share_of([0.5, 0.5]) == rows.share_of([1, 0])
+
+
 def test_wrong_labels_by_section_keep_the_order_that_is_asked_for():
     told = [{"prompt_id": p} for p in "qprs"]
     found = proxy_labels.wrong_by_section(

@@ -77,7 +77,7 @@ TABLE = (
     ),
     Checkpoint(
         "Salesforce/SFR-Iterative-DPO-LLaMA-3-8B-R", "policy", "Salesforce/LLaMA-3-8B-SFR-SFT-R", _LLAMA3, None, True,
-        "the paper's official model; the second id is its later or earlier name, the third a copy",
+        "the paper's official model; found under another name as Salesforce/LLaMA-3-8B-SFR-Iterative-DPO-R, as a copy at TriAiExperiments",
         ("Salesforce/LLaMA-3-8B-SFR-Iterative-DPO-R", "TriAiExperiments/SFR-Iterative-DPO-LLaMA-3-8B-R"),
     ),
     Checkpoint(

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import wraps
+from itertools import islice
 from types import FunctionType
 from typing import Any
 
@@ -26,6 +27,7 @@ from rlhf_kit.exercises.compare import Mistake, NotAttempted
 __all__ = ["MODES", "Mistake", "Outcome", "check", "check_mode", "examine"]
 
 MODES = ("skip", "solution")
+ENDLESS = 100_000  # no answer has as many parts
 RIGHT, WRONG, UNTOUCHED = "right", "not yet", "not attempted"
 _LOOK = {
     RIGHT: ("#0072B2", "rgba(0,114,178,.12)"),
@@ -138,7 +140,9 @@ def _watched(function: FunctionType) -> FunctionType:
         try:
             value = function(*arguments, **named)
             if isinstance(value, Iterator):  # a generator counts as the list that it yields
-                value = list(value)
+                value = list(islice(value, ENDLESS))
+                if len(value) == ENDLESS:
+                    raise Mistake(f"{function.__name__} yields without end, or more than {ENDLESS:,} values")
         except (Mistake, NotAttempted):
             raise
         except NotImplementedError:

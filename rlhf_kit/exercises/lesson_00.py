@@ -120,6 +120,8 @@ def exercise_3(online) -> str:
     made = ["policy 1", "policy 2", "policy 3"]
     if policies is None:
         raise Mistake("nothing is returned: is the `return` missing?")
+    if isinstance(policies, str) and policies != made[-1]:
+        raise Mistake(f"one policy is returned, {policies!r}; return those that the rounds made, one each")
     if isinstance(policies, str):
         raise Mistake("only the last policy is returned; return all of them, since lesson 08 looks at the way and not only at its end")
     if list(policies) == ["sft", *made]:

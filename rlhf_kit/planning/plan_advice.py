@@ -98,13 +98,17 @@ def launcher(profile: Profile, on: Card | None) -> list[str]:
     return [tool("accelerate"), "launch", *options, "-m", "rlhf_kit.processes.worker", "JOB/job.json"]
 
 
+def run_words(name_or_path: str | Path, overrides: dict | None = None) -> list[str]:
+    """The words of the command that runs a profile with its values."""
+    sets = [w for k, v in (overrides or {}).items() for w in ("--set", f"{k}={'null' if v is None else v}")]
+    return [tool("python"), "-m", "rlhf_kit", "run", "--profile", str(name_or_path), *sets]
+
+
 def commands(
     profile: Profile, on: Card | None, name_or_path: str | Path, overrides: dict | None, gated: list[str]
 ) -> list[dict]:
     """[{why, command}] in order."""
-    sets = [w for k, v in (overrides or {}).items() for w in ("--set", f"{k}={'null' if v is None else v}")]
-    run = [tool("python"), "-m", "rlhf_kit", "run", "--profile", str(name_or_path), *sets]
-    made = []
+    run, made = run_words(name_or_path, overrides), []
     if profile.requires_gpu:
         made.append({"why": "the packages, once", "command": "make env"})
     if profile.launch.strategy.startswith("zero"):

@@ -246,10 +246,12 @@ def _check_dialogues(groups: Mapping[str, Iterable[Any]]) -> None:
 
     tests = {opening_key(prompt): split for split in ("choose", "eval") for prompt in groups.get(split, [])}
     for name, prompts in groups.items():
-        for split in filter(None, map(tests.get, map(opening_key, prompts))):
+        for prompt in prompts:
+            split = tests.get(opening_key(prompt), name)
             if split != name:
-                raise KitError(f"leak: a dialogue of {split!r} has another turn in {name!r}; training, choosing and testing "
-                               "must not share dialogues")  # fmt: skip
+                opening = next((turn["content"] for turn in prompt if turn["role"] == "user"), "")[:60]
+                raise KitError(f"leak: a dialogue of {split!r} has another turn in {name!r}; it opens with {opening!r}; "
+                               "training, choosing and testing must not share dialogues")  # fmt: skip
 
 
 def _as_key(messages: Iterable[dict]) -> str:

@@ -14,6 +14,7 @@ from rlhf_kit.running import notebooks
 from rlhf_kit.runs import PROJECT, Run, environment, read_json, records, shown, write_json, write_text
 
 FIGURE = PROJECT / "data" / "expected" / "summary.png"  # the README shows it
+DRAWN_BY = "09_evaluation"  # the lesson that draws it
 TIMINGS = PROJECT / "data" / "expected" / "timings.yaml"
 
 
@@ -51,7 +52,7 @@ def conclude(run: Run) -> int:
 
 
 def store_outputs(run: Run, folder: Path = notebooks.FOLDER, only: Collection[str] | None = None) -> list[Path]:
-    """Copies the run's executed notebooks, cleaned, over the lessons in `folder`, and the README's figure.
+    """Copies the run's executed notebooks, cleaned, over the lessons in `folder`, and with its lesson the README's figure.
 
     only: names of the notebooks to copy; None copies all that the run holds.
     """
@@ -68,7 +69,7 @@ def store_outputs(run: Run, folder: Path = notebooks.FOLDER, only: Collection[st
     if not stored:
         raise KitError(f"run {run.name} holds no executed notebooks to store")
     figure = run.path / "figures" / FIGURE.name
-    if figure.is_file() and folder == notebooks.FOLDER:
+    if figure.is_file() and folder == notebooks.FOLDER and DRAWN_BY in {path.stem for path in stored}:
         shutil.copyfile(figure, FIGURE)
     return stored
 

@@ -51,7 +51,7 @@ STORY = {
     "rm-accuracy-fresh": ("of pairs", "The reward model agrees with the truth on fresh samples of the policy"),
     "bon-gold-rises": (GAIN, "Gold utility gained by the best of 8 samples by reward, without training"),
     "gold-rises-each-iteration-t1": (GAIN, "Gold utility gained by the least of the online iterations, at temperature 1"),
-    "online-beats-offline": (GAIN, "Gold utility of online above offline DPO, one thing changed, recorded seeds"),
+    "online-beats-offline": (GAIN, "Gold utility of online above offline DPO, one thing changed: the mean of recorded seeds, not this run"),
 }
 THUMB = 480  # pixels: twice the width at which a small picture is shown
 

@@ -52,9 +52,10 @@ class Figure:
     @property
     def caption(self) -> str:
         """The title in the words: what stands before the axes and values, or else the titles of the panels."""
-        title = re.split(r"; |(?<=[^\d\W])\. ", self.alt)[0].rstrip(".")  # a sentence's end, not a numbered heading's dot
+        # up to the axes, the panels or a sentence's end, which is not a numbered heading's dot
+        title = re.split(r"; |\. (?=Panel 1: )|(?<=[^\d\s])\. ", self.alt)[0].rstrip(".")
         if title.startswith("Panel 1: "):
-            title = " · ".join(re.findall(r"Panel \d+: ([^;.]+)", self.alt))
+            title = " · ".join(re.findall(r"Panel \d+: (.+?)(?=; |\. Panel \d+: |(?: \.\.\.|\.)?$)", self.alt))
         return _short(title, 90)
 
 

@@ -50,9 +50,10 @@ def style() -> str:
         turned = [f"{root} {place} img{{filter:invert(.96) hue-rotate(180deg) brightness(1.1);mix-blend-mode:screen}}" for place in ("figure", ".thumbs")]
         return "\n".join([f"{root}{{{DARK}}}", *turned, *code("github-dark", root)])
 
-    return "\n".join([
-        (HERE / "style.css").read_text(encoding="utf-8"), *code("default", ""), dark(":root[data-theme=dark]"),
-        "@media(prefers-color-scheme:dark){", dark(":root:not([data-theme=light])"), "}",
+    return "\n".join([  # paper is never dark
+        (HERE / "style.css").read_text(encoding="utf-8"), *code("default", ""),
+        "@media screen{", dark(":root[data-theme=dark]"), "}",
+        "@media screen and (prefers-color-scheme:dark){", dark(":root:not([data-theme=light])"), "}",
     ])  # fmt: skip
 
 

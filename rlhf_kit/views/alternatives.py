@@ -14,13 +14,19 @@ from matplotlib.category import StrCategoryLocator
 from matplotlib.collections import PathCollection
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator
 
 MOST, SERIES = 900, 10  # characters of a text, series named in a panel
 
 
 class ToldFigure(Figure):
-    """A matplotlib figure that says what it shows."""
+    """A matplotlib figure that says what it shows, and in which a name with dollar signs is a name and no formula."""
+
+    def draw(self, renderer: Any) -> None:
+        for text in self.findobj(Text):
+            text.set_parse_math(False)
+        super().draw(renderer)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
         """IPython draws the picture as it does any figure's; from here come the words."""

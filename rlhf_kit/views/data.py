@@ -10,6 +10,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 
 from rlhf_kit.evaluation import cluster_interval
 from rlhf_kit.views import style
+from rlhf_kit.views.rows import share_of
 
 # name -> (x, y, text, lessons, kind); the loop runs round on the right.
 _MAP = {
@@ -129,9 +130,7 @@ def draw_before_after(
             means, lows, highs = (np.array([mean[part] for _, mean in found]) for part in range(3))
             ax.errorbar([x for x, _ in found], means, yerr=style.errors(means, lows, highs), fmt=marks[policy], color=palette[policy],
                         markersize=7, capsize=3, label=(names or {}).get(policy, policy))  # fmt: skip
-        ax.set_xticks(
-            range(len(temperatures)), ["greedy" if t == 0 else f"temperature {t:g}" for t in temperatures]
-        )
+        ax.set_xticks(range(len(temperatures)), [style.heat(t) for t in temperatures])
         ax.set_xlim(-0.6, len(temperatures) - 0.4)
         style.label(ax, said, None, text)
     style.legend_outside(axes[-1])
@@ -298,15 +297,13 @@ def draw_label_noise(
     fig, (ax, counts) = style.figure(1, 2, width=9.6, height=3.6, width_ratios=[2, 1])
     for k in sorted(set(place.tolist())):
         here = place == k
-        share, n = float((gaps[here] > 0).mean()), int(here.sum())
-        half = 1.96 * np.sqrt(max(share * (1 - share), 0.25 / n) / n)
+        share, low, high = share_of(gaps[here] > 0)
         first = k == min(place)
         x = float(np.abs(gaps[here]).mean())
-        ends = style.errors([share], [max(0, share - half)], [min(1, share + half)])
         ax.errorbar(
             [x],
             [share],
-            yerr=ends,
+            yerr=style.errors([share], [low], [high]),
             fmt="o",
             color=style.MODEL,
             capsize=3,
@@ -354,13 +351,16 @@ def by_group(pairs: Sequence[Mapping], lengths: Mapping[str, Sequence[float]], k
     """The lengths of each group of pairs: group -> {pairs, prompts (numbers), and the lists of `lengths`}, all pairs first.
 
     lengths: prompt, chosen, rejected -> a length for each pair. key: the column that names the group. Where there is
-    one group only, it stands alone.
+    one group only, it stands alone. The first is called "all", or "all pairs" where a group of its own has that name.
     """
     places: dict[str, list[int]] = {}
     for place, row in enumerate(pairs):
         places.setdefault(row[key], []).append(place)
     if len(places) != 1:
-        places = {"all": list(range(len(pairs))), **places}
+        name = "all"
+        while name in places:
+            name += " pairs"
+        places = {name: list(range(len(pairs))), **places}
     return {name: {"pairs": len(at), "prompts": len({pairs[i]["prompt_id"] for i in at})}
             | {part: [values[i] for i in at] for part, values in lengths.items()} for name, at in places.items()}  # fmt: skip
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from rlhf_kit.views import style
+from rlhf_kit.views.rows import by_prompt
 
 # ---------------------------------------------------------------- rows
 
@@ -19,12 +20,9 @@ def arm_rows(summary: Sequence[Mapping], arm: str, temperature: float) -> list[M
     return [rows["sft"]] + [rows[name] for name in sorted(own, key=lambda n: int(n.rpartition("-")[2]))]
 
 
-def texts_of_prompts(responses: Iterable[Mapping]) -> list[list[str]]:
-    """The texts of the rows {prompt_id, text}, one list a prompt, in the order of the rows."""
-    texts: dict[str, list[str]] = {}
-    for row in responses:
-        texts.setdefault(row["prompt_id"], []).append(row["text"])
-    return list(texts.values())
+def texts_of_prompts(responses: Sequence[Mapping]) -> list[list[str]]:
+    """The texts of the rows {prompt_id, text}, one list a prompt, in the order in which the prompts come."""
+    return [[row["text"] for row in group] for group in by_prompt(responses)]
 
 
 # ---------------------------------------------------------------- figures
@@ -45,15 +43,9 @@ def draw_iterations(summary: Sequence[Mapping], arms: Sequence[str], measure: st
             ax.errorbar(np.arange(len(rows)) + beside, value, yerr=ends, fmt=f"{marks[arm]}-", color=palette[arm], capsize=3, markersize=5, label=arm)
         longest = max(len(arm_rows(summary, arm, temperature)) for arm in arms)
         ax.set_xticks(range(longest), ["SFT", *map(str, range(1, longest))])
-        style.label(ax, f"{_short(unit)}, {text}", "iterations done", unit if temperature == 1.0 else None)
+        style.label(ax, f"{style.short(unit)}, {text}", "iterations done", unit if temperature == 1.0 else None)
         style.legend_below(ax, 3)
     return fig
-
-
-def _short(unit: str) -> str:
-    """A name for a title: what stands before the brackets of a unit, with a capital."""
-    name = unit.partition(" (")[0]
-    return name[:1].upper() + name[1:]
 
 
 def draw_against_kl(summary: Sequence[Mapping], arms: Sequence[str], sharpened: Sequence[Mapping] = (), measure: str = "gold",
@@ -78,7 +70,8 @@ def draw_against_kl(summary: Sequence[Mapping], arms: Sequence[str], sharpened: 
         ax.plot([row["kl"] for row in rows], [row[measure] for row in rows], "^:", color=style.BLACK, label="SFT, only sharpened")
         for row in rows:
             style.number(ax, f"T={row['temperature']:g}", (row["kl"], row[measure]), (5, -15), ha="left", fontsize=8)
-    style.label(ax, title or f"{_short(unit)} for each nat of KL (numbers: iterations done)", "KL to the SFT policy at temperature 1 (nats per answer)", unit)
+    title = title or f"{style.short(unit)} for each nat of KL (numbers: iterations done)"
+    style.label(ax, title, "KL to the SFT policy at temperature 1 (nats per answer)", unit)
     style.legend_below(ax, 4)
     return fig
 
@@ -95,7 +88,7 @@ def draw_proxy_and_gold(summary: Sequence[Mapping], arms: Sequence[str]) -> Figu
         ax.axhline(0, color="black", linewidth=1)
         ax.set_xticks(range(len(rows)), ["SFT", *map(str, range(1, len(rows)))])
         what = "reward and gold" if len(series) > 1 else "reward"
-        style.label(ax, f"{_short(arm)} arm: {what} since SFT", "iterations done")
+        style.label(ax, f"{style.short(arm)} arm: {what} since SFT", "iterations done")
     style.label(axes[0], y="change since SFT, each in its own unit")
     style.legend_below(axes[0])
     return fig
@@ -106,18 +99,18 @@ def draw_loop_health(rows: Sequence[Mapping]) -> Figure:
     panels = [(key, title, unit) for key, title, unit in (
         ("wrong", "Wrong labels", "share of pairs"), ("diversity", "Diversity of a prompt's samples", "share of distinct answers"),
         ("margin", "Reward margin of the pairs", "mean margin (reward)"), ("length", "Length of the samples", "mean length (characters)"))
-        if rows[0].get(key) is not None]
+        if any(row.get(key) is not None for row in rows)]
     fig, axes = style.figure((len(panels) + 1) // 2, 2, width=9.6, height=3.0 * ((len(panels) + 1) // 2))
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     palette, marks = style.colors(arms), style.markers(arms)
     for ax, (key, title, unit) in zip(axes, panels, strict=False):
         for arm in arms:
-            own = [row for row in rows if row["arm"] == arm]
+            own = [row for row in rows if row["arm"] == arm and row.get(key) is not None]
             ax.plot([row["iteration"] for row in own], [row[key] for row in own], f"{marks[arm]}-", color=palette[arm], label=arm)
         ax.set_xticks(sorted({row["iteration"] for row in rows}))
         # From zero: on the range of the values alone, a change of one per cent would look like an event.
-        highest = max(row[key] for row in rows)
-        ax.set_ylim(0, {"diversity": 1.03, "wrong": max(0.5, 1.1 * highest)}.get(key, 1.2 * highest))
+        highest = max(row[key] for row in rows if row.get(key) is not None)
+        ax.set_ylim(0, {"diversity": 1.03, "wrong": max(0.5, 1.1 * highest)}.get(key, 1.2 * highest or 1.0))
         style.label(ax, title, "iteration", unit, legend=ax is axes[0])
     for ax in axes[len(panels):]:
         ax.set_visible(False)

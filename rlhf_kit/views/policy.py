@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from rlhf_kit.evaluation import share_interval
 from rlhf_kit.views import style
 
 # ---------------------------------------------------------------- 06 proxy labels
@@ -43,8 +44,7 @@ def draw_rules(rows: Sequence[Mapping]) -> Figure:
         else:
             axes[0].boxplot([row["margins"]], positions=[place], orientation="horizontal", showfliers=False, widths=0.55,
                             manage_ticks=False, medianprops={"color": style.OTHER, "linewidth": 2})
-    axes[0].set_yticks(range(len(rows)), [row["rule"] for row in rows])
-    axes[0].set_ylim(len(rows) - 0.4, -0.7)
+    style.rows_down(axes[0], [row["rule"] for row in rows])
     style.label(axes[0], "Margins of the pairs that a rule makes", "reward(chosen) - reward(rejected)")
     if known:
         ax = axes[1]
@@ -67,21 +67,20 @@ def draw_wrong_by_margin(margins: Sequence[float], wrong: Sequence[float], bins:
     parts = np.array_split(order, min(bins, len(order)))
     fig, (ax, trade) = style.figure(1, 2, width=10.2, height=3.7)
     share = np.array([wrong[p].mean() for p in parts])
-    half = np.array([1.96 * np.sqrt(max(s * (1 - s), 0.25 / len(p)) / len(p)) for s, p in zip(share, parts, strict=True)])
-    ax.errorbar([margins[p].mean() for p in parts], share, yerr=style.errors(share, np.clip(share - half, 0, 1), np.clip(share + half, 0, 1)),
+    low, high = share_interval(share, [len(p) for p in parts])
+    ax.errorbar([margins[p].mean() for p in parts], share, yerr=style.errors(share, low, high),
                 fmt="o-", color=style.MODEL, capsize=3, label="pairs in six groups of equal size" if len(parts) == 6 else "groups of equal size")
     style.chance(ax, 0.5, "coin toss")
-    ax.set_ylim(0, max(0.6, 1.1 * float(np.clip(share + half, 0, 1).max())))
+    ax.set_ylim(0, max(0.6, 1.1 * float(high.max())))
     style.label(ax, "Wrong labels by reward margin", "reward(chosen) - reward(rejected), mean of the group", "share of wrong labels", legend=True)
-    kept = np.arange(len(order), max(1, len(order) // 10), -1)
+    kept = np.arange(len(order), len(order) // 10, -1)  # down to a tenth, and to one pair at least
     left = np.array([wrong[order[len(order) - k:]].mean() for k in kept])
-    noise = 1.96 * np.sqrt(np.maximum(left * (1 - left), 0.25 / kept) / kept)
-    trade.fill_between(kept / len(order), np.clip(left - noise, 0, 1), np.clip(left + noise, 0, 1), color=style.SKY, alpha=0.3,
-                       linewidth=0, label="95 % interval")
+    low, high = share_interval(left, kept)
+    trade.fill_between(kept / len(order), low, high, color=style.SKY, alpha=0.3, linewidth=0, label="95 % interval")
     trade.plot(kept / len(order), left, color=style.MODEL, label="share of wrong labels")
     trade.invert_xaxis()
-    trade.set_ylim(0, float(np.clip(1.05 * (left + noise).max(), 0.05, 1.05)))
-    style.label(trade, "If only the widest margins are kept", "share of pairs kept", "share of wrong labels among them", legend=True)
+    trade.set_ylim(0, 1.05 * float(high.max()))
+    style.label(trade, "If only the widest margins are kept", "share of pairs kept (fewer to the right)", "share of wrong labels among them", legend=True)
     return fig
 
 
@@ -205,8 +204,7 @@ def draw_policy_dots(summary: Sequence[Mapping], measure: str, unit: str, names:
         low, high = ([rows[n].get(f"{measure}_{end}") if rows[n].get(f"{measure}_{end}") is not None else rows[n][measure] for n in order]
                      for end in ("low", "high"))
         ax.errorbar(value, np.arange(len(order)) + shift, xerr=style.errors(value, low, high), fmt=mark, color=color, capsize=3, label=text)
-    ax.set_yticks(range(len(order)), [(names or {}).get(n, n) for n in order])
-    ax.set_ylim(len(order) - 0.4, -0.6)
+    style.rows_down(ax, [(names or {}).get(n, n) for n in order])
     style.legend_below(ax)
     style.label(ax, title, unit)
     return fig

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from rlhf_kit.evaluation import share_interval
 from rlhf_kit.views import style
+from rlhf_kit.views.rows import share_of
 
 
 def draw_bradley_terry(gaps: Sequence[float], losses: Sequence[float]) -> Figure:
@@ -46,8 +48,7 @@ def draw_accuracies(
         color = style.CONTROL if control else style.TRUTH if "oracle" in name else style.MODEL
         ax.errorbar([value], [place], xerr=ends, fmt="o", color=color, capsize=3, markersize=7)
         style.number(ax, f"{value:.3f}", (value, place))
-    ax.set_yticks(range(len(rows)), [row[0] for row in rows])
-    ax.set_ylim(len(rows) - 0.4, -0.7)
+    style.rows_down(ax, [row[0] for row in rows])
     ax.axvline(0.5, color=style.CONTROL, linestyle=":", linewidth=1.3, label="chance")
     if ceiling is not None:
         ax.axvline(ceiling, color=style.CEILING, linestyle="--", linewidth=1.3, label=ceiling_text)
@@ -90,13 +91,11 @@ def draw_reliability(ax, predicted: Sequence[float], outcome: Sequence[float], b
     predicted, outcome = np.asarray(predicted, dtype=float), np.asarray(outcome, dtype=float)
     order = np.argsort(predicted, kind="stable")
     for k, part in enumerate(np.array_split(order, min(bins, len(order)))):
-        share, n = outcome[part].mean(), len(part)
-        half = 1.96 * np.sqrt(max(share * (1 - share), 0.25 / n) / n)
-        ends = style.errors([share], [max(0.0, share - half)], [min(1.0, share + half)])
+        share, low, high = share_of(outcome[part])
         ax.errorbar(
             [predicted[part].mean()],
             [share],
-            yerr=ends,
+            yerr=style.errors([share], [low], [high]),
             fmt="o",
             color=style.MODEL,
             capsize=3,
@@ -120,14 +119,7 @@ def draw_by_gap(
     for k, (name, hits) in enumerate(right.items()):
         hits = np.asarray(hits, dtype=float)
         ys = [hits[p].mean() for p in parts]
-        half = [
-            1.96 * np.sqrt(max(y * (1 - y), 0.25 / len(p)) / len(p)) for y, p in zip(ys, parts, strict=True)
-        ]
-        ends = style.errors(
-            ys,
-            [max(0, y - h) for y, h in zip(ys, half, strict=True)],
-            [min(1, y + h) for y, h in zip(ys, half, strict=True)],
-        )
+        ends = style.errors(ys, *share_interval(ys, [len(p) for p in parts]))
         ax.errorbar(
             [gaps[p].mean() + (k - (len(right) - 1) / 2) * shift for p in parts],
             ys,
@@ -213,8 +205,7 @@ def draw_edits(
             mean, places, xerr=style.errors(mean, low, high), fmt=mark, color=color, capsize=3, label=text
         )
     ax.axvline(0, color="black", linewidth=1)
-    ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()
+    style.rows_down(ax, names)
     style.legend_outside(ax)
     style.label(ax, "What an edit does to the score", "mean change (standard deviations of that score)")
     return fig
@@ -271,8 +262,7 @@ def draw_difference_by_section(
         mean, range(len(names)), xerr=style.errors(mean, low, high), fmt="o", color=style.MODEL, capsize=3
     )
     ax.axvline(0, color="black", linewidth=1)
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.5, -0.5)
+    style.rows_down(ax, names)
     edge = max(0.02, float(np.nanmax(np.abs([*mean, *np.nan_to_num(low), *np.nan_to_num(high)])))) * 1.1
     ax.set_xlim(-edge, edge)
     style.label(

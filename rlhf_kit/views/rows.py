@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_kit.evaluation import cluster_interval
+from rlhf_kit.evaluation import cluster_interval, share_interval
 
 
 def by_prompt(rows: Sequence[Mapping]) -> list[list[Mapping]]:
@@ -70,6 +70,12 @@ def intervals_by_section(
         name: tuple(cluster_interval(hits[at], [rows[k]["prompt_id"] for k in at]))
         for name, at in places.items()
     }
+
+
+def share_of(hits: Sequence[float]) -> tuple[float, float, float]:
+    """(share, low, high) of ones, zeros and halves that are independent cases, with Wilson's 95 % interval."""
+    mean = float(np.mean(hits))
+    return mean, *map(float, share_interval(mean, len(hits)))
 
 
 def accuracy_by_section(found: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:

@@ -44,7 +44,7 @@ def draw_training_curve(
             )
         if top is not None and ax is axes[0]:
             ax.set_ylim(0, top)
-        other = second_title or text.split(" (")[0].capitalize()
+        other = second_title or style.short(text)
         style.label(ax, title if ax is axes[0] else other, "optimizer step", text)
         style.legend_below(ax)
     return fig
@@ -61,7 +61,7 @@ def draw_next_token(tokens: Sequence[str], logps: Sequence[float], learnt: Seque
     for ax, (mine, color, hatch, said) in zip(axes, panels, strict=True):
         places = np.arange(int(mine.sum()))
         ax.bar(places, cost[mine], color=color, hatch=hatch, edgecolor="white")
-        shown = [t.strip().replace("$", r"\$") or "\u00b7" for t, own in zip(tokens, mine, strict=True) if own]
+        shown = [t.strip() or "\u00b7" for t, own in zip(tokens, mine, strict=True) if own]
         ax.set_xticks(places, shown, rotation=90, fontsize=8.5)
         ax.grid(axis="x", visible=False)
         style.label(ax, said, "token" if len(places) else None, "-log p (nats)" if ax is axes[0] else None)
@@ -118,8 +118,7 @@ def draw_parts(
             markersize=7,
             label=name,
         )
-    ax.set_yticks(range(len(parts)), parts)
-    ax.invert_yaxis()
+    style.rows_down(ax, parts)
     ax.set_xlim(-0.03, 1.05)
     style.legend_outside(ax)
     style.label(ax, title, "mean over the prompts (1 = never a fault)")

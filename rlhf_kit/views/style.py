@@ -131,6 +131,9 @@ def grouped_bars(
     for k, (name, values) in enumerate(series.items()):
         values = np.asarray(values, dtype=float)
         ends = (intervals or {}).get(name)
+        if ends is not None:
+            ends = errors(values, *ends)
+            ends[:, ends.sum(axis=0) == 0] = np.nan  # no interval, so no cap either
         ax.bar(
             places + (k - (len(series) - 1) / 2) * width,
             np.nan_to_num(values),
@@ -140,11 +143,28 @@ def grouped_bars(
             hatch=next(hatches),
             edgecolor="white",
             linewidth=0.4,
-            yerr=None if ends is None else errors(values, *ends),
+            yerr=ends,
             error_kw={"elinewidth": 1.1, "capsize": 2.5},
         )
     ax.set_xticks(places, list(groups))
     ax.grid(axis="x", visible=False)
+
+
+def rows_down(ax: Axes, names: Sequence[str]) -> None:
+    """Names down the y axis, the first on top, with room for a number above its mark."""
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.4, -0.7)
+
+
+def heat(temperature: float) -> str:
+    """A sampling temperature in words."""
+    return "greedy" if temperature == 0 else f"temperature {temperature:g}"
+
+
+def short(unit: str) -> str:
+    """A name for a title: what stands before the brackets of a unit, with a capital."""
+    name = unit.partition(" (")[0]
+    return name[:1].upper() + name[1:]
 
 
 def smooth(values: Sequence[float], window: int = 5) -> np.ndarray:

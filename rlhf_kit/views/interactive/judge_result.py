@@ -12,7 +12,7 @@ import numpy as np
 from rlhf_kit.runs import derive_seed, stable_hash
 from rlhf_kit.views import style
 from rlhf_kit.views.interactive.panel import Drawing, Said, legend_under
-from rlhf_kit.views.over_optimisation import share_with_interval
+from rlhf_kit.views.rows import share_of
 
 FEATURES = ("longer", "words of the prompt", "says it twice", "friendly words", "refuses")
 _FRIENDLY = re.compile(r"\b(please|thank|thanks|nice|hope|glad|welcome|help|happy)\b", re.I)
@@ -113,13 +113,13 @@ def compared(pairs: Sequence[Mapping], taken: Mapping[str, str]) -> dict[str, An
     for name, says in judges.items():
         both = labelled[says[labelled] != 0]
         if len(both):
-            agreement[name] = (*share_with_interval(mine[both] == says[both]), len(both))
+            agreement[name] = (*share_of(mine[both] == says[both]), len(both))
             weights[name] = fit(vectors[both] * says[both, None])
     judge = "the truth" if "the truth" in judges else "the file's label"
     rest = np.flatnonzero((mine == 0) & (judges[judge] != 0))
     guess = np.sign(vectors[rest] @ weights["these labels"])
     elsewhere = (
-        (*share_with_interval((guess * judges[judge][rest] + 1) / 2), len(rest)) if len(rest) else None
+        (*share_of((guess * judges[judge][rest] + 1) / 2), len(rest)) if len(rest) else None
     )
     size = lambda i: abs(pairs[i]["chosen_gold"] - pairs[i]["rejected_gold"]) if judge == "the truth" else 0.0  # noqa: E731
     against = sorted((int(i) for i in labelled if judges[judge][i] * mine[i] < 0), key=lambda i: -size(i))
@@ -197,7 +197,13 @@ def draw_judge(pairs: Sequence[Mapping]) -> Drawing:
         for name, own in bars.items():
             for bar, value in zip(own, found["weights"].get(name, np.zeros(len(FEATURES))), strict=True):
                 bar.set_width(float(np.clip(value, -2, 2)))
-        return Said(_told(found, who), *_listed(pairs, found, taken))
+        columns, listed = _listed(pairs, found, taken)
+        heading = f"Labels that contradict {found['judge']}"
+        if found["judge"] == "the truth":
+            heading += ", largest difference first"
+        if len(listed) < len(found["against"]):
+            heading += f" ({len(listed)} of {len(found['against'])})"
+        return Said(_told(found, who), columns, listed, heading=heading)
 
     return Drawing(fig, [*spans, *dots, *numbers, *sum(bars.values(), [])], move)
 
@@ -225,7 +231,7 @@ def _listed(
     for i in found["against"][:3]:
         side = taken[pairs[i]["pair"]]
         other = {"chosen": "rejected", "rejected": "chosen"}[side]
-        gold = [f"{pairs[i][f'{side}_gold']:.1f} against {pairs[i][f'{other}_gold']:.1f}"] if known else []
+        gold = [f"{pairs[i][f'{side}_gold']:.2f} against {pairs[i][f'{other}_gold']:.2f}"] if known else []
         rows.append(
             [
                 " / ".join(turn["content"] for turn in pairs[i]["prompt"]),

@@ -11,7 +11,7 @@ from rlhf_kit.errors import KitError
 from rlhf_kit.views import style
 from rlhf_kit.views.interactive.controls import button, choice, slider
 from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, legend_under, present
-from rlhf_kit.views.over_optimisation import share_with_interval
+from rlhf_kit.views.rows import share_of
 
 LABELS = ("all", "right", "wrong", "equal in truth")
 ORDERS = ("widest margin first", "narrowest margin first", "longest chosen answer first", "most wrong first")
@@ -112,7 +112,7 @@ def draw_pairs(rows: Sequence[Mapping]) -> Drawing:
     if known:
         share = axes[1]
         wrong = (1 - np.sign(columns["truth"])) / 2
-        everything = share_with_interval(wrong)
+        everything = share_of(wrong)
         share.errorbar(
             [everything[0]],
             [0],
@@ -148,7 +148,7 @@ def draw_pairs(rows: Sequence[Mapping]) -> Drawing:
         told = f"{len(places)} of {len(rows)} pairs pass the filters."
         if known:
             if len(places):
-                value, low, high = share_with_interval(wrong[places])
+                value, low, high = share_of(wrong[places])
                 span.set_data([low, high], [1, 1])
                 point.set_data([value], [1])
                 number.set_text(f"{value:.2f} [{low:.2f}, {high:.2f}], {len(places)} pairs")

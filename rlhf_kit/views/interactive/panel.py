@@ -33,12 +33,14 @@ class Said:
     """What a setting shows, in words: the text alternative of the figure, and a small table beside it.
 
     text: plain sentences; texts of people or models stand only in `rows`. whole: axes changed, so all is drawn anew.
+    heading: what the table lists, if its columns do not say it.
     """
 
     text: str
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[Any]] = ()
     whole: bool = False
+    heading: str = ""
 
 
 @dataclass(frozen=True)
@@ -165,11 +167,11 @@ def _display(bundle: Mapping[str, Any], said: Said, words: bool) -> None:
 
     display(dict(bundle), metadata={"image/png": {"alt": said.text}}, raw=True)
     if words:
-        display(
-            Markdown(
-                "\n\n".join([_plain(said.text), *([table(said.rows, said.columns)] if said.rows else [])])
-            )
-        )
+        parts = [_plain(said.text)]
+        if said.rows:
+            parts += [f"**{_plain(said.heading)}**"] if said.heading else []
+            parts.append(table(said.rows, said.columns))
+        display(Markdown("\n\n".join(parts)))
 
 
 def _plain(text: str) -> str:
@@ -201,7 +203,7 @@ def _make_live(panel: Panel, drawing: Drawing, paint, controls: Mapping, extra: 
             panel.png = png
             image.value = picture_html(png, said.text, size)
         text.value = status(said.text)
-        under.value = table_html(said.rows, said.columns) if said.rows else ""
+        under.value = table_html(said.rows, said.columns, heading=said.heading) if said.rows else ""
 
     def refresh(_: Any = None) -> None:
         if panel.parts["held"]:
@@ -236,8 +238,8 @@ def status(text: str) -> str:
     return f'<p role="status" aria-live="polite" style="max-width:70em;line-height:1.45;margin:4px 2px">{html.escape(text)}</p>'
 
 
-def table_html(rows: Sequence[Sequence[Any]], columns: Sequence[str], digits: int = 2) -> str:
-    """A small table; every cell is escaped, so texts of models and people can be shown as they are."""
+def table_html(rows: Sequence[Sequence[Any]], columns: Sequence[str], digits: int = 2, heading: str = "") -> str:
+    """A small table, under its heading; every cell is escaped, so texts of models and people can be shown as they are."""
     look = "padding:3px 10px 3px 2px;text-align:{};vertical-align:top;white-space:{};border-bottom:1px solid #8884"
     numeric = [all(_number(row[i]) for row in rows) for i in range(len(columns))]
     side = ["right" if n else "left" for n in numeric]
@@ -251,7 +253,8 @@ def table_html(rows: Sequence[Sequence[Any]], columns: Sequence[str], digits: in
         + "</tr>"
         for row in rows
     )
-    return f'<table style="border-collapse:collapse;max-width:80em;line-height:1.4"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    over = f'<caption style="text-align:left;font-weight:bold;padding:3px 2px">{html.escape(heading)}</caption>' if heading else ""
+    return f'<table style="border-collapse:collapse;max-width:80em;line-height:1.4">{over}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def words(value: Any, digits: int = 2) -> str:
