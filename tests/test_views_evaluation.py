@@ -259,7 +259,7 @@ def test_a_plan_says_where_it_runs_what_is_wrong_and_what_must_be_accepted():
 
 def test_a_plan_without_a_released_model_still_has_its_rows():
     from rlhf_kit.planning import planner
-    from rlhf_kit.views.scale import plan_rows
+    from rlhf_kit.planning.plan_text import plan_rows
 
     rows = {row[0]: row for row in plan_rows(planner.plan("smoke"))}  # its base model is made on the spot and has no name
     assert list(rows) == ["sft", "reward", "pairwise", "sample-1", "score-1", "dpo-1", "evaluation"]

@@ -1,7 +1,8 @@
-"""The plan of `rlhf_kit.planning.planner` as text for a terminal."""
+"""The plan of `rlhf_kit.planning.planner` as text for a terminal, and as rows for a table or a figure."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf_kit.planning.memory import GIB
@@ -143,3 +144,29 @@ def text(plan: dict[str, Any]) -> str:
     for one in plan["commands"]:
         lines += [f"  # {one['why']}", f"  {one['command']}"]
     return "\n".join(lines)
+
+
+def _once(plan: Mapping) -> list[Mapping]:
+    """The steps of a plan; iterations are alike, so the first stands for all."""
+    return [step for step in plan["steps"] if not step["name"][-1:].isdigit() or step["name"].endswith("-1")]
+
+
+def plan_rows(plan: Mapping) -> list[list]:
+    """A row a step of `planner.plan`: step, model, parameters, those trained, rows, hours."""
+    return [[step["name"], next(iter(step["models"]), None), step.get("parameters"), step.get("trained"), step.get("rows"), _span(step.get("hours"))]
+            for step in _once(plan)]
+
+
+def plan_hours(plan: Mapping) -> list[tuple[str, float, float]]:
+    """(step, least, most) hours of the steps whose time the plan reckons."""
+    return [(step["name"], *step["hours"]) for step in _once(plan) if step.get("hours")]
+
+
+def _span(hours: Sequence[float] | None) -> str:
+    return f"{hours[0]:.2g} to {hours[1]:.2g}" if hours else "-"
+
+
+def disputed_rows(values: Sequence[Mapping]) -> list[list]:
+    """A row a setting on which sources differ: setting, value taken, where from, what else is said and where."""
+    return [[one["field"], _shown(one["value"]), one["source"], "; ".join(f"{_shown(said['value'])} ({said['where']})" for said in one["others"])]
+            for one in values if one["others"]]

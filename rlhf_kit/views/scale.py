@@ -17,17 +17,6 @@ PARTS = {
 }  # fmt: skip
 
 
-def _once(plan: Mapping) -> list[Mapping]:
-    """The steps of a plan; iterations are alike, so the first stands for all."""
-    return [step for step in plan["steps"] if not step["name"][-1:].isdigit() or step["name"].endswith("-1")]
-
-
-def plan_rows(plan: Mapping) -> list[list]:
-    """A row a step of `planner.plan`: step, model, parameters, those trained, rows, hours."""
-    return [[step["name"], next(iter(step["models"]), None), step.get("parameters"), step.get("trained"), step.get("rows"), _span(step.get("hours"))]
-            for step in _once(plan)]
-
-
 def say_plan(plan: Mapping) -> str:
     """Three lines on `planner.plan`: processes and card, problems, licences to accept."""
     card = f" on {plan['card']['name']}" if plan["card"] else ""
@@ -37,25 +26,6 @@ def say_plan(plan: Mapping) -> str:
         "problems: " + ("; ".join(plan["problems"]) or "none found"),
         "licences: " + (licences or "none to accept"),
     ))  # fmt: skip
-
-
-def plan_hours(plan: Mapping) -> list[tuple[str, float, float]]:
-    """(step, least, most) hours of the steps whose time the plan reckons."""
-    return [(step["name"], *step["hours"]) for step in _once(plan) if step.get("hours")]
-
-
-def _span(hours: Sequence[float] | None) -> str:
-    return f"{hours[0]:.2g} to {hours[1]:.2g}" if hours else "-"
-
-
-def disputed_rows(values: Sequence[Mapping]) -> list[list]:
-    """A row a setting on which sources differ: setting, value taken, where from, what else is said and where."""
-
-    def plain(value):
-        return f"{value:g}" if isinstance(value, float) else str(value)
-
-    return [[one["field"], plain(one["value"]), one["source"], "; ".join(f"{plain(said['value'])} ({said['where']})" for said in one["others"])]
-            for one in values if one["others"]]
 
 
 def draw_memory(bars: Mapping[str, Mapping[str, float]], cards: Mapping[str, float]) -> Figure:
