@@ -11,13 +11,7 @@ from matplotlib.figure import Figure
 from rlhf_kit.evaluation import cluster_interval, paired_difference, share_interval
 from rlhf_kit.views import style, words
 from rlhf_kit.views.evaluation import part_lines, put_changes
-
-
-def share_with_interval(hits: Sequence[float]) -> tuple[float, float, float]:
-    """(share, low, high) of a mean of zeros and ones (halves allowed), with `evaluation.share_interval`."""
-    share = float(np.mean(hits))
-    low, high = share_interval(share, len(hits))
-    return share, float(low), float(high)
+from rlhf_kit.views.rows import without_means
 
 
 def _bins(values: np.ndarray, edges: Sequence[float]) -> list[np.ndarray]:
@@ -75,16 +69,10 @@ def draw_length(by_prompt: Mapping[str, Sequence[float]], length: Sequence[float
     style.label(ax, "Correlation with length inside each prompt", "Pearson correlation over one prompt's samples", "prompts")
     style.legend_below(ax, 2)
 
-    groups = np.unique(np.asarray([str(g) for g in groups]), return_inverse=True)[1]
-
-    def centred(values):
-        values = np.asarray(values, dtype=float)
-        return values - (np.bincount(groups, weights=values) / np.bincount(groups))[groups]
-
-    x = centred(length)
+    x = without_means(length, groups)
     parts = np.array_split(np.argsort(x, kind="stable"), min(8, len(x)))
     for name, values in scores.items():
-        y = centred(values)
+        y = without_means(values, groups)
         y = y / (y.std() or 1.0)
         half = [1.96 * y[p].std() / np.sqrt(len(p)) for p in parts]
         slope.errorbar([x[p].mean() for p in parts], [y[p].mean() for p in parts], yerr=half, fmt=f"{looks[name][1]}-",

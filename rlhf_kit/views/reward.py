@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from rlhf_kit.evaluation import share_interval
 from rlhf_kit.views import style
-from rlhf_kit.views.rows import share_of
+from rlhf_kit.views.rows import share_of, without_means
 
 
 def draw_bradley_terry(gaps: Sequence[float], losses: Sequence[float]) -> Figure:
@@ -179,13 +179,6 @@ def draw_reward_against_gold(
     for handle in style.legend_outside(axes[1]).legend_handles:
         handle.set_alpha(1)
     return fig
-
-
-def without_means(values: Sequence[float], groups: Sequence[str]) -> np.ndarray:
-    """Each value minus the mean of its group: what is left is the comparison inside the group."""
-    values = np.asarray(values, dtype=float)
-    _, place = np.unique(np.asarray(groups), return_inverse=True)
-    return values - (np.bincount(place, values) / np.bincount(place))[place]
 
 
 def draw_edits(

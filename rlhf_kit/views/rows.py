@@ -82,3 +82,10 @@ def accuracy_by_section(found: Mapping[str, Any]) -> dict[str, tuple[float, floa
     """(accuracy, low, high) of all pairs and of every section, from what `stages.reward_accuracy_fresh` and its like give."""
     parts = {"all": found, **found["by_category"]}
     return {name: (part["accuracy"], part["low"], part["high"]) for name, part in parts.items()}
+
+
+def without_means(values: Sequence[float], groups: Sequence[str]) -> np.ndarray:
+    """Each value minus the mean of its group: what is left is the comparison inside the group."""
+    values = np.asarray(values, dtype=float)
+    _, place = np.unique([str(group) for group in groups], return_inverse=True)
+    return values - (np.bincount(place, values) / np.bincount(place))[place]
