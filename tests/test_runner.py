@@ -226,6 +226,15 @@ def test_notebooks_run_in_order_are_found_again_and_collected(folder, capsys, mo
     assert "papermill" not in (folder / "01_b.ipynb").read_text()
     results.store_timings(runs.open_run("trial"), "laptop", folder / "timings.yaml")
     assert set(yaml.safe_load((folder / "timings.yaml").read_text())["laptop"]) == {"00_a", "01_b"}
+    # a faster machine's whole execution replaces the entry, one that found its stages does not, nor one not asked for
+    trial = runs.open_run("trial")
+    for name, stages in (("00_a", 40.0), ("01_b", 3.0)):
+        runs.record(trial, "executed", name, {"seconds": 50.4, "stages": {"sft": stages}, "peak_memory_mb": 1})
+    (folder / "timings.yaml").write_text("laptop: {00_a: 200, 01_b: 200}\n")
+    results.store_timings(trial, "laptop", folder / "timings.yaml", only=["01_b"])
+    assert yaml.safe_load((folder / "timings.yaml").read_text())["laptop"] == {"00_a": 200, "01_b": 200}
+    results.store_timings(trial, "laptop", folder / "timings.yaml")
+    assert yaml.safe_load((folder / "timings.yaml").read_text())["laptop"] == {"00_a": 50, "01_b": 200}
 
 
 def test_the_readmes_figure_is_stored_with_the_lesson_that_draws_it(folder, monkeypatch, tmp_path):

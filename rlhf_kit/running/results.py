@@ -77,11 +77,12 @@ def store_outputs(run: Run, folder: Path = notebooks.FOLDER, only: Collection[st
 def store_timings(run: Run, profile: str, path: Path = TIMINGS, only: Collection[str] | None = None) -> None:
     """Puts the run's seconds by notebook (of `only`, or of all) into data/expected/timings.yaml, from which `expected` is shown.
 
-    A notebook that found stages made by an earlier execution keeps its old entry: its seconds say nothing.
+    A notebook that spent less than half of its seconds on making stages keeps its old entry: it found them made by an
+    earlier execution, and its seconds say nothing.
     """
     known = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None) or {}
     old, executed = known.get(profile) or {}, {n: r["value"] for n, r in records(run, "executed").items() if only is None or n in only}
-    whole = [n for n, e in executed.items() if n not in old or sum(e["stages"].values()) > old[n] / 2]
+    whole = [n for n, e in executed.items() if n not in old or sum(e["stages"].values()) > e["seconds"] / 2]
     known[profile] = {**old, **{n: round(executed[n]["seconds"]) for n in whole}}
     head = "# Measured seconds by profile and notebook; written by `make notebooks`.\n"
     write_text(path, head + yaml.safe_dump(known, sort_keys=True))
