@@ -31,7 +31,7 @@ FIGURE = (
 )
 RUN_IT = (
     "<p>Linux or macOS with git, make and Python 3.11 to 3.13; no GPU. In a copy of the repository:</p>"
-    '<div class="input_area"><pre>make tutorial     # the whole course headlessly, about 25 minutes on two cores\n'
+    '<div class="input_area"><pre>make tutorial     # the whole course headlessly, about 15 minutes on two cores\n'
     "make lab          # the lessons in JupyterLab, where nine figures answer back</pre></div>"
 )
 # The recipe in a row: lesson, name, what happens. Those of REPEATED are done again with the newest policy.
