@@ -28,7 +28,7 @@ lint: env  ## ruff
 	@$(PY) -m ruff check .
 
 lab: env  ## open JupyterLab at the first lesson; its file browser reaches runs/ and data/ too
-	@$(PY) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ARGS)
+	@$(PY) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(ARGS)
 
 doctor: env  ## what this machine can do, which profile fits, what is missing
 	@$(PY) -m rlhf_kit doctor $(ARGS)

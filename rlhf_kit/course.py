@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -113,8 +112,6 @@ def start(
     machine = resolve(loaded)
     import torch
 
-    # Where QLoRA's package is installed and no GPU is, each training would tell of a faster kernel that it did not find.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     torch.set_num_threads(machine.threads)
     opened = open_run(run or (loaded.name if seed == 0 else f"{loaded.name}-seed{seed}"), root, quiet)
     return Course(loaded, machine, opened, seed, seed if model_seed is None else model_seed)

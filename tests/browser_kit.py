@@ -70,10 +70,10 @@ def artefacts(tmp_path_factory) -> Path:
 
 
 def lab_command(port: int) -> list[str]:
-    """The command of `make lab`, with what a test adds: no window of its own, a port, a token, no look for news."""
+    """The command of `make lab`, with what a test adds: no window of its own, a port and a token."""
     more = ["--no-browser", "--allow-root", f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}",
             "--ServerApp.shutdown_no_activity_timeout=1800",  # where the tests are killed it ends by itself
-            "--LabApp.extension_manager=readonly", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]  # fmt: skip
+            "--LabApp.extension_manager=readonly"]  # fmt: skip
     told = subprocess.run(["make", "-n", "lab", f"ARGS={shlex.join(more)}"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
     line = next(line for line in told.splitlines() if "jupyterlab" in line)
     python, *rest = shlex.split(line)

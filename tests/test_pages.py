@@ -139,6 +139,13 @@ def test_every_name_is_made_above_its_use(lesson):
             assert read <= known, (cell.id, sorted(read - known))
 
 
+@every_lesson
+def test_the_kit_is_imported_before_what_reads_its_settings(lesson):
+    """PyTorch reads GOMP_SPINCOUNT and the hub's library its switches when they are imported; the kit sets them."""
+    found = re.findall(r"^(?:from|import) (rlhf_kit|torch|trl|datasets|transformers|peft)\b", "\n".join(codes(lesson)), re.M)
+    assert found[0] == "rlhf_kit"
+
+
 # ---------------------------------------------------------------- figures
 
 

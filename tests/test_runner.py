@@ -226,6 +226,12 @@ def test_notebooks_run_in_order_are_found_again_and_collected(folder, capsys, mo
     assert "papermill" not in (folder / "01_b.ipynb").read_text()
     results.store_timings(runs.open_run("trial"), "laptop", folder / "timings.yaml")
     assert set(yaml.safe_load((folder / "timings.yaml").read_text())["laptop"]) == {"00_a", "01_b"}
+    own = runs.open_run("trial").path / "lesson-01" / "my_labels.jsonl"
+    own.parent.mkdir()
+    own.write_text("{}\n")
+    with pytest.raises(KitError, match="my_labels.jsonl holds labels of your own"):
+        results.store_outputs(runs.open_run("trial"), folder)
+    assert results.store_outputs(runs.open_run("trial"), folder, ["00_a"])
     # a faster machine's whole execution replaces the entry, one that found its stages does not, nor one not asked for
     trial = runs.open_run("trial")
     for name, stages in (("00_a", 40.0), ("01_b", 3.0)):

@@ -56,6 +56,9 @@ def store_outputs(run: Run, folder: Path = notebooks.FOLDER, only: Collection[st
 
     only: names of the notebooks to copy; None copies all that the run holds.
     """
+    own = run.path / "lesson-01" / "my_labels.jsonl"
+    if own.is_file() and (only is None or "01_preferences" in only):
+        raise KitError(f"{shown(own)} holds labels of your own; move it away and execute lesson 01 again, or they would stand in it")
     stored = []
     executed = {name: record for name, record in records(run, "executed").items() if only is None or name in only}
     solved = [n for n, r in executed.items() if r["value"].get("parameters", {}).get("EXERCISES") == "solution"]

@@ -197,7 +197,8 @@ def _run_in_numbers(timings: Mapping, metrics: Mapping) -> str:
     books = [(n, clock(s), f"{timings['peak_memory_mb'].get(n, 0) / 1024:.1f} GB") for n, s in timings["notebooks"].items()]
     books.append(("total", clock(timings["total_seconds"]), ""))
     stages = [(n, clock(s)) for n, s in sorted(timings["stages"].items(), key=lambda x: -x[1])]
-    shown = [(n, f"{v:.4g}" if isinstance(v, float) else v) for n, v in metrics.items()]
+    # Rows of a table are the lessons' and the report's to show: in one cell they would be metres wide.
+    shown = [(n, f"{v:.4g}" if isinstance(v, float) else v) for n, v in metrics.items() if isinstance(v, int | float | str)]
     fold = "<details><summary>{}</summary>{}</details>".format
     return (
         fold("time and memory by notebook", table(books, ("notebook", "time, min:s", "peak memory"), "time by notebook"))
