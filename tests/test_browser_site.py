@@ -128,7 +128,7 @@ def test_a_field_finds_rows_and_the_contents_follow_the_reader(opened, address):
     assert page.locator(".side a.here").count() == 0
     last = page.locator("main h2").last
     last.evaluate("h => h.scrollIntoView()")
-    page.wait_for_function("document.querySelector('.side a.here')")
+    page.wait_for_selector(".side a.here", state="attached")  # the page's policy forbids waiting by a script's text
     assert page.locator(".side a.here").bounding_box()["y"] < 900 and not page.errors
 
 

@@ -498,6 +498,8 @@ def test_chat_asks_real_policies_and_survives_a_long_prompt(tiny_folder, machine
     texts = [row[-1] for row in made.said.rows]
     assert texts[0] == "Tell of a brave bear <b>now</b>" and texts[1] == texts[2]  # the same policy, greedily
     assert "&lt;b&gt;now" in made.parts["table"].value
+    made.controls["temperature"].value = 0.5
+    assert "answers shown are from before" in made.parts["note"].value  # and not "Done"
     made.controls["text"].value = "long " * 4000
     made.parts["press"].click()
     assert "Not answered" in made.parts["note"].value and not made.parts["press"].disabled

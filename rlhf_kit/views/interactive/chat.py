@@ -103,7 +103,8 @@ def draw_chat(names: Sequence[str], examples: Sequence[Mapping]) -> Drawing:
             told = ", ".join(f"{name} {golds[name]:.2f}" for name in names)
             text += f"In truth best: {' and '.join(best)} ({told}). "
         elif known:
-            text += "The prompt is not one of the pocket world's kinds, so its truth is not known. "
+            text += ("The prompt is not one of the pocket world's kinds, so its truth is not known, and no policy has met its like; "
+                     "take a prompt answered before and change a name or a number to stay inside. ")  # fmt: skip
         table = [["you", None, *([None] if known else []), " / ".join(turn["content"] for turn in prompt)]]
         table += [
             [
@@ -178,7 +179,13 @@ def chat_side_by_side(
             "draw": slider("which draw", 0, 0, 9, 1, width="280px"),
         }  # fmt: skip
         made["example"].observe(recall, "value")
+        for name in ("text", "temperature", "draw"):
+            made[name].observe(changed, "value")
         return made
+
+    def changed(_: Any) -> None:
+        if not panel.parts.get("held"):
+            panel.parts["note"].value = status("Changed: the answers shown are from before; press answer to ask again.")
 
     def recall(_: Any) -> None:
         state["now"] = examples[panel.controls["example"].value]
