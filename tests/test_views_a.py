@@ -2,38 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from figures_kit import drawn, strict_and_tidy, texts  # noqa: F401  a fixture of every test
 
 from rlhf_kit.evaluation import cluster_interval
 from rlhf_kit.views import clip, escape, policy, reward, sft, style, table, tables, tokens_html
 from rlhf_kit.views import data as figures
-
-
-@pytest.fixture(autouse=True)
-def strict_and_tidy():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
-    plt.close("all")
-
-
-def drawn(fig):
-    """The figure after a real draw, which is where matplotlib finds bad values and missing glyphs."""
-    fig.canvas.draw()
-    return fig
-
-
-def texts(fig) -> str:
-    return " ".join(t.get_text() for t in fig.findobj(plt.Text))
-
 
 HISTORY = [{"step": i, "loss": 2.0 / i, "accuracy": 0.5 + i / 40} for i in range(1, 9)]
 LINES = [{"temperature": t, "gold": 5 + t, "gold_low": 4.0, "gold_high": 7.0, "length": 80.0} for t in (1.0, 0.0)]

@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from figures_kit import drawn, strict_and_tidy, texts  # noqa: F401  a fixture of every test
 
 from rlhf_kit.errors import KitError
 from rlhf_kit.evaluation.benches import paper_table
 from rlhf_kit.runs import open_run
 from rlhf_kit.views import evaluation as draw
 from rlhf_kit.views.files import save_figure
-
-
-@pytest.fixture(autouse=True)
-def strict_and_tidy():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
-    plt.close("all")
-
-
-def drawn(fig):
-    fig.canvas.draw()
-    return fig
-
-
-def texts(fig) -> str:
-    return " ".join(t.get_text() for t in fig.findobj(plt.Text))
 
 
 def summary(gold=True):

@@ -2,29 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import pytest
+from figures_kit import strict_and_tidy, texts  # noqa: F401  a fixture of every test
 
 from rlhf_kit.views import loop, policy
-
-
-@pytest.fixture(autouse=True)
-def strict_and_tidy():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
-    plt.close("all")
-
-
-def texts(fig) -> str:
-    fig.canvas.draw()
-    return " ".join(t.get_text() for t in fig.findobj(plt.Text))
 
 
 def summary(gold=True):

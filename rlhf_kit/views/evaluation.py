@@ -26,8 +26,7 @@ def put_changes(ax: Axes, rows: Sequence[Mapping]) -> None:
         ax.errorbar(value[place : place + 1], [place], fmt=mark, color=color, capsize=3, markersize=7,
                     xerr=style.errors(value[place : place + 1], low[place : place + 1], high[place : place + 1]))
     ax.axvline(0, color="black", linewidth=1)
-    ax.set_yticks(range(len(rows)), [row["name"] for row in rows])
-    ax.set_ylim(len(rows) - 0.4, -0.7)
+    style.rows_down(ax, [row["name"] for row in rows])
     ax.locator_params(axis="x", nbins=6)
 
 

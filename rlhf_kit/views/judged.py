@@ -35,12 +35,6 @@ def _draw_judges(ax: Axes, rows_of: Mapping[str, Mapping[int, Mapping]], measure
         ax.errorbar(*((value, at) if flat else (at, value)), fmt=marks[judge], color=palette[judge], capsize=2.5, label=judge, **ends)
 
 
-def _rows_down(ax: Axes, names: Sequence[str]) -> None:
-    """Names down the y axis, the first on top."""
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.4, -0.6)
-
-
 def beside(name: str, ours: Mapping[str, Mapping[str, float]], columns: Sequence[str] | None = None) -> tuple[list[list], list[str]]:
     """(rows, column heads) for `show`: a table of the paper and below it our rows in the same layout.
 
@@ -109,8 +103,7 @@ def draw_judge_faults(rows: Sequence[Mapping]) -> Figure:
                         markersize=7, markerfacecolor=color if found else "white")
     place.axvline(0.5, color="black", linewidth=1)
     length.axvline(0, color="black", linewidth=1)
-    place.set_yticks(range(len(rows)), [row["name"] for row in rows])
-    place.set_ylim(len(rows) - 0.4, -0.7)
+    style.rows_down(place, [row["name"] for row in rows])
     place.set_xlim(0, 1)
     for ax, found in ((length, True), (length, False)):
         ax.plot([], [], "D" if found else "o", color=style.OTHER if found else style.BLUE,
@@ -128,7 +121,7 @@ def draw_win_rates(rows: Sequence[Mapping], final: str) -> Figure:
     where prompts have no sections) has `final` at temperature 1.
     """
     judges = list(dict.fromkeys(row["judge"] for row in rows))
-    whole = {(row["policy"], row["temperature"]): f"{row['policy']}\n{_heat(row['temperature'])}" for row in rows}
+    whole = {(row["policy"], row["temperature"]): f"{row['policy']}\n{style.heat(row['temperature'])}" for row in rows}
     sections = [name for name in dict.fromkeys(row["category"] for row in rows) if name != "all"]
     panels = [("Did it win against SFT, by whose verdict?", list(whole.values()), lambda row: list(whole).index((row["policy"], row["temperature"])),
                [row for row in rows if row["category"] == "all"])]
@@ -140,20 +133,16 @@ def draw_win_rates(rows: Sequence[Mapping], final: str) -> Figure:
     for ax, (title, names, place, mine) in zip(axes, panels, strict=True):
         _draw_judges(ax, {judge: {place(row): row for row in mine if row["judge"] == judge} for judge in judges}, "win_rate", 0.17, flat=True)
         ax.axvline(0.5, color=style.CONTROL, linestyle=":", label="no difference")
-        _rows_down(ax, names)
+        style.rows_down(ax, names, above=0.6)
         ax.set_xlim(float(np.nanmin([0.35, *(row["low"] for row in rows)])) - 0.02, 1.02)  # one prompt alone has no interval
         style.label(ax, title, "share of battles won (ties half)")
     fig.legend(*axes[0].get_legend_handles_labels(), title="judge", loc="outside right upper", frameon=False)
     return fig
 
 
-def _heat(temperature: float) -> str:
-    return "greedy" if temperature == 0 else f"temperature {temperature:g}"
-
-
 def say_win_rate(row: Mapping) -> str:
     """One sentence on a row of `draw_win_rates` with ties (share) and lost (pairs that the judge could not read)."""
-    what = f"{row['policy']}, {_heat(row['temperature'])}, judge: {row['judge']}"
+    what = f"{row['policy']}, {style.heat(row['temperature'])}, judge: {row['judge']}"
     lost = f"; {row['lost']} pairs too long for the judge, left out" if row["lost"] else ""
     return f"{words.against_half(what, row['win_rate'], row['low'], row['high'])}; ties {row['ties']:.0%}{lost}"
 
@@ -187,7 +176,7 @@ def draw_flattery(rows: Sequence[Mapping]) -> Figure:
                             color=palette[row["judge"]])
         ax.axvline(zero, color=style.CONTROL, linestyle=":")
         style.label(ax, title, x)
-    _rows_down(axes[0], [f"{row['judge']}, {row['policy']}" for row in rows])
+    style.rows_down(axes[0], [f"{row['judge']}, {row['policy']}" for row in rows], above=0.6)
     for ax in axes[1:]:
         ax.set_xlim(-0.02, 1.02)
     return fig
@@ -228,7 +217,7 @@ def draw_length_control(lengths: Mapping[str, Sequence[float]], rows: Sequence[M
         if row["lc_win_rate"] is None:
             ax.text(row["win_rate"] + 1.96 * row["win_rate_se"] + 1, y - 0.22, "length decides alone", fontsize=8.5, color="#555555", va="center")
     ax.axvline(50, color=style.CONTROL, linestyle=":", label="no difference")
-    _rows_down(ax, [f"{row['judge']}, {row['policy']}" for row in rows])
+    style.rows_down(ax, [f"{row['judge']}, {row['policy']}" for row in rows], above=0.6)
     ax.margins(x=0.08)
     fig.legend(*ax.get_legend_handles_labels(), loc="outside lower right", ncols=4, frameon=False, fontsize=9)
     style.label(ax, "What is left of the win rate at equal length?", "win rate against SFT (%), 95 % interval")

@@ -68,8 +68,7 @@ def draw_hours(rows: Sequence[tuple[str, float, float]], title: str) -> Figure:
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlim(min(r[1] for r in rows) / 1.6, max(r[2] for r in rows) * 4)
-    ax.set_yticks(range(len(rows)), [r[0] for r in rows])
-    ax.set_ylim(len(rows) - 0.4, -0.6)
+    style.rows_down(ax, [r[0] for r in rows], above=0.6)
     style.label(ax, title, "hours, each grid line ten times the one before (an estimate, not a measurement)")
     return fig
 
@@ -81,8 +80,7 @@ def draw_first_losses(rows: Sequence[tuple[str, float]], start: float) -> Figure
         ax.plot([loss], [place], "o", color=style.MODEL, markersize=8)
         style.number(ax, f"{loss:.6f}", (loss, place))
     ax.axvline(start, color=style.CEILING, linestyle="--", label="ln 2: policy equals reference")
-    ax.set_yticks(range(len(rows)), [r[0] for r in rows])
-    ax.set_ylim(len(rows) - 0.4, -0.7)
+    style.rows_down(ax, [r[0] for r in rows])
     gap = max([abs(loss - start) for _, loss in rows] + [0.005])
     ax.set_xlim(start - 1.6 * gap, start + 1.6 * gap)
     ax.locator_params(axis="x", nbins=4)

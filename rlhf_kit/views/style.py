@@ -150,10 +150,10 @@ def grouped_bars(
     ax.grid(axis="x", visible=False)
 
 
-def rows_down(ax: Axes, names: Sequence[str]) -> None:
-    """Names down the y axis, the first on top, with room for a number above its mark."""
+def rows_down(ax: Axes, names: Sequence[str], above: float = 0.7) -> None:
+    """Names down the y axis, the first on top; `above` it so many rows are free (0.7: a number fits above its mark)."""
     ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.4, -0.7)
+    ax.set_ylim(len(names) - 0.4, -above)
 
 
 def heat(temperature: float) -> str:
