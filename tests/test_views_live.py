@@ -500,6 +500,15 @@ def test_chat_asks_real_policies_and_survives_a_long_prompt(tiny_folder, machine
     assert "&lt;b&gt;now" in made.parts["table"].value
     made.controls["temperature"].value = 0.5
     assert "answers shown are from before" in made.parts["note"].value  # and not "Done"
+    made.controls["temperature"].value = 0.0
+    enter = lambda: made.controls["text"]._handle_custom_msg({"event": "submit"}, [])  # noqa: E731
+    drawn, asks = [], made.refresh
+    made.refresh = lambda: (drawn.append(1), asks())
+    enter()  # what was answered last: nothing to write, and the answers shown are not from before
+    assert "Done" in made.parts["note"].value and not drawn
+    made.controls["text"].value = "Tell of a lazy bear"
+    enter()
+    assert "Done" in made.parts["note"].value and len(drawn) == 1 and made.said.rows[0][-1] == "Tell of a lazy bear"
     made.controls["text"].value = "long " * 4000
     made.parts["press"].click()
     assert "Not answered" in made.parts["note"].value and not made.parts["press"].disabled

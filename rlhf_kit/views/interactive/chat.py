@@ -160,7 +160,7 @@ def chat_side_by_side(
         return {"prompt": prompt, "answers": found}
 
     drawing = draw_chat(names, examples)
-    state = {"now": examples[0]}
+    state: dict[str, Any] = {"now": examples[0], "asked": None}
     shown = Drawing(
         drawing.figure,
         drawing.moving,
@@ -174,21 +174,22 @@ def chat_side_by_side(
         made = {
             "example": choice("answered before (greedy)", asked, 0, width="380px"),
             "text": widgets.Text(value=examples[0]["prompt"][-1]["content"], description="your prompt", style={"description_width": "initial"},
-                                 layout={"width": "620px"}, continuous_update=False),
+                                 layout={"width": "620px"}),
             "temperature": slider("temperature (0: greedy)", 0.0, 0.0, 1.5, 0.1),
             "draw": slider("which draw", 0, 0, 9, 1, width="280px"),
         }  # fmt: skip
         made["example"].observe(recall, "value")
         for name in ("text", "temperature", "draw"):
             made[name].observe(changed, "value")
+        made["text"].on_msg(lambda _, content, __: answer() if content.get("event") == "submit" else None)  # Enter
         return made
 
     def changed(_: Any) -> None:
         if not panel.parts.get("held"):
-            panel.parts["note"].value = status("Changed: the answers shown are from before; press answer to ask again.")
+            panel.parts["note"].value = status("Changed: the answers shown are from before; press Enter in the prompt, or answer, to ask again.")
 
     def recall(_: Any) -> None:
-        state["now"] = examples[panel.controls["example"].value]
+        state["now"], state["asked"] = examples[panel.controls["example"].value], None
         panel.parts["held"] = True
         panel.controls["text"].value = state["now"]["prompt"][-1]["content"]
         panel.parts["held"] = False
@@ -199,12 +200,16 @@ def chat_side_by_side(
         if not values["text"].strip():
             note.value = status("Write a prompt first.")
             return
+        if values == state["asked"]:  # a second Enter, sent while the first was answered
+            note.value = status("Done.")
+            return
         press.disabled = True
         note.value = status("Loading the policies, once, and writing ..." if not opened else "Writing ...")
         try:
             state["now"] = ask(values["text"].strip(), values["temperature"], values["draw"])
-            note.value = status("Done.")
+            state["asked"] = values
             panel.refresh()
+            note.value = status("Done.")  # last: who reads it finds the answers there
         except KitError as problem:
             note.value = status(f"Not answered: {problem}")
         finally:
@@ -215,7 +220,7 @@ def chat_side_by_side(
 
         press = button("answer", answer, "asks all policies; this takes some seconds", icon="comment")
         note = widgets.HTML(
-            value=status("Press it after changing prompt, temperature or draw; it takes some seconds, the first time more.")
+            value=status("Press it after changing prompt, temperature or draw (or Enter in the prompt); it takes some seconds, the first time more.")
         )
         notes.extend([press, note])
         return [press, note]
