@@ -74,25 +74,34 @@ def judge(
 ) -> dict:
     """{band, status, note} of a value at a profile.
 
-    In this order: a claim declared not reproduced stays so; without a band nothing is claimed; outside the
-    band is outside; inside it, an interval that covers the claim's null value makes it inconclusive; else it
-    holds.
+    In this order: no number is outside; without a band nothing is claimed; outside the band is outside; inside it,
+    an interval that covers the claim's null value makes it inconclusive; else it holds. A claim declared not
+    reproduced here stays so, unless it holds after all, which its note then says. KitError for an interval that is
+    none.
     """
+    if interval is not None and not (interval[0] <= interval[1] and all(map(math.isfinite, interval))):
+        raise KitError(f"claim {claim.id}: the interval {interval} has no finite ends in order; compute it again or leave it out")
     band = claim.bands.get(profile) if profile else None
-    if claim.expected == "not reproduced here":
+    found = _by_band(claim, band, value, interval)
+    if claim.expected == "not reproduced here" and math.isfinite(value):
+        if found["status"] == "holds":
+            return {**found, "note": "declared as not reproduced here, and it holds: say so in claims.yaml"}
         return {"band": band, "status": "not reproduced here", "note": claim.why}
+    return found
+
+
+def _by_band(claim: Claim, band: Any, value: float, interval: tuple[float, float] | None) -> dict:
+    if not math.isfinite(value):
+        return {"band": band, "status": "outside", "note": "not a number"}
     if band is None:
         return {"band": None, "status": "inconclusive", "note": "no band recorded for this profile"}
     low = -math.inf if band[0] is None else band[0]
     high = math.inf if band[1] is None else band[1]
-    if not (math.isfinite(value) and low <= value <= high):
+    if not low <= value <= high:
         return {"band": band, "status": "outside", "note": None}
-    if (
-        interval is not None
-        and claim.null_value is not None
-        and interval[0] <= claim.null_value <= interval[1]
-    ):
-        return {"band": band, "status": "inconclusive", "note": f"the interval covers {claim.null_value:g}"}
+    null = claim.null_value
+    if interval is not None and null is not None and interval[0] <= null <= interval[1]:
+        return {"band": band, "status": "inconclusive", "note": f"the interval covers {null:g}"}
     return {"band": band, "status": "holds", "note": None}
 
 
@@ -137,6 +146,12 @@ def collect(run: Any) -> list[dict]:
     order = {name: place for place, name in enumerate(load_claims())} if FILE.is_file() else {}
     found = [{**r["value"], "notebook": r["notebook"]} for r in records(run, "claims").values()]
     return sorted(found, key=lambda c: (order.get(c["id"], len(order)), c["id"]))
+
+
+def missing(run: Any, profile: str) -> list[str]:
+    """The ids of the claims with a band at this profile that the run has not recorded at it, in the file's order."""
+    made = {c["id"] for c in collect(run) if c["profile"] == profile}
+    return [c.id for c in load_claims().values() if c.bands.get(profile) and c.id not in made]
 
 
 def _number(value: float | None) -> str:

@@ -14,9 +14,10 @@ from rlhf_kit.profiles import DEFAULT, Machine, Profile, load_profile, resolve
 from rlhf_kit.runs import Run, Stage, code_hash, derive_seed, file_hash, open_run, project_path, stable_hash
 
 KIT = Path(__file__).resolve().parent
-# Files of weights, tokenizers and rows.
+# Files of weights, tokenizers (merges.txt, vocab.txt) and rows.
 _KINDS = (
     ".safetensors", ".gguf", ".json", ".jinja", ".model", ".jsonl", ".ndjson", ".parquet", ".arrow", ".csv", ".gz", ".xz",
+    ".txt",
 )  # fmt: skip
 _SHOWN = ("model", "data", "sft", "reward", "sampling", "labeling", "dpo")
 
@@ -71,18 +72,24 @@ class Course:
         params: Mapping[str, Any] | None = None,
         code: Sequence[str] = (),
     ) -> Stage:
-        """`run.stage`, where `code` names modules of the kit; the source of `build` itself counts as well.
+        """`run.stage`, where `code` names modules of the kit; the source of `build` itself counts as well, and where
+        a model computes (`code` names "models") device and number format.
 
         A stage that this course has already made or found is returned without a second look or a second line.
         """
-        files = [KIT / c / "__init__.py" if (KIT / c).is_dir() else KIT / f"{c}.py" for c in code]
+        files = source_files(code)
         inputs = inputs or {}
         params = {**(params or {}), "build": stable_hash(inspect.getsource(build))}
+        if "models" in code:
+            machine = self.machine
+            params["numbers"] = [machine.device, machine.dtype, "bf16 autocast" if machine.autocast_bf16 else "no autocast"]
         keys = {label: one.key if isinstance(one, Stage) else one for label, one in inputs.items()}
         here = stable_hash(name, keys, params, code_hash(files))
         if here in self._known and (self._known[here].path / "_SUCCESS").exists():
             return replace(self._known[here], cached=True)
-        self._known[here] = self.run.stage(name, build, inputs=inputs, params=params, code=files)
+        self._known[here] = self.run.stage(
+            name, build, inputs=inputs, params=params, code=files, about={"threads": self.machine.threads}
+        )
         return self._known[here]
 
 
@@ -120,6 +127,11 @@ def start(
 def finish(course: Course, notebook: str) -> Path:
     """A notebook's last call: writes records/finished/<notebook>.json, which the runner demands."""
     return runs.finish(course, notebook)
+
+
+def source_files(code: Sequence[str]) -> list[Path]:
+    """Where the kit's modules lie that `code` names ("chat", "recipe/mass"); a package by its __init__.py."""
+    return [KIT / c / "__init__.py" if (KIT / c).is_dir() else KIT / f"{c}.py" for c in code]
 
 
 def model_folder(stage: Stage | str | Path) -> str:

@@ -50,7 +50,8 @@ def select_pairs(
     Returns rows {prompt_id, prompt, chosen, rejected, chosen_reward, rejected_reward, chosen_length,
     rejected_length, rule, chosen_finish, rejected_finish}: texts are str, rewards are *before* the penalty,
     lengths in `length_unit`, finish reasons "stop", "length" or None where the responses carry none.
-    Order inside a prompt's list does not matter: random rules draw by (seed, prompt_id).
+    Order inside a prompt's list does not matter: random rules draw by (seed, prompt_id), and among equally good
+    answers the one taken is drawn by (seed, prompt_id, text).
     Raises KitError for an unknown rule or unit, counts that do not match, and rewards that are not finite.
     """
     return select_pairs_with_ledger(
@@ -99,8 +100,11 @@ def _pair(group, rule, length_penalty, length_unit, min_margin, seed, drop_trunc
     for candidate in candidates:
         candidate["length"] = response_length(candidate["text"], length_unit, candidate.get("token_ids"))
         candidate["penalised"] = penalised_reward(candidate["reward"], candidate["length"], length_penalty)
-    # One order for any permutation of the samples: best first, equal rewards by text.
-    ranked = sorted(candidates, key=lambda c: (-c["penalised"], c["text"], -c["reward"]))
+    # One order for any permutation of the samples: best first, equal rewards by lot, which the text draws. In the order
+    # of the alphabet, rewards with few values (right or wrong, 1 to 5) would teach how the first of many begins.
+    for candidate in candidates:
+        candidate["lot"] = derive_seed(seed, "ties", str(group["prompt_id"]), candidate["text"])
+    ranked = sorted(candidates, key=lambda c: (-c["penalised"], c["lot"], c["text"], -c["reward"]))
     rng = random.Random(derive_seed(seed, "select_pairs", str(group["prompt_id"])))
     if rule == "max_min":
         best, other = ranked[0], ranked[-1]

@@ -1,8 +1,9 @@
 """The stage store: content keys, manifests, row ledgers, locks and resuming.
 
-A stage lives in `runs/<run>/<name>-<key>/`. Its key is a hash of everything that decides its content
-(the keys of its inputs, its parameters, the source of the modules it names), so equal work is found again
-and changed work gets a new folder. A folder counts as finished only when it holds `_SUCCESS`, and it gets its
+A stage lives in `runs/<run>/<name>-<key>/`. Its key is a hash of the work: the keys of its inputs, its
+parameters (a model's with device and number format), the source of the modules it names. So equal work is found
+again and changed work gets a new folder. Equal work on another number of threads or with other versions of the
+libraries rounds differently, and training carries that on: the manifest tells both, the key leaves them out. A folder counts as finished only when it holds `_SUCCESS`, and it gets its
 final name by one atomic rename, so a killed run leaves nothing that looks finished.
 """
 
@@ -207,11 +208,13 @@ class Run:
         inputs: Mapping[str, Stage | str] | None = None,
         params: Mapping[str, Any] | None = None,
         code: Sequence[Any] = (),
+        about: Mapping[str, Any] | None = None,
     ) -> Stage:
         """The stage made from these inputs, parameters and code: found if made earlier, else built now.
 
         `build(folder)` writes its files into `folder` and returns None, a Ledger, a list of Ledgers, or a
-        dict of facts for the manifest (a `ledger` entry in it is checked too). After a kill the same folder
+        dict of facts for the manifest (a `ledger` entry in it is checked too). about: what else the manifest
+        tells and the key leaves out. After a kill the same folder
         is handed to `build` again, so it may resume from what it left there. KitError when a ledger does not
         balance.
         """
@@ -251,6 +254,7 @@ class Run:
                 "resumed": resumed,
                 "peak_memory_mb": peak_memory_mb(),
                 "notebook": os.environ.get("RLHF_KIT_NOTEBOOK"),
+                **(about or {}),
                 **environment(),
             }
             write_json(partial / "manifest.json", manifest)

@@ -6,7 +6,7 @@
     answers = stages.evaluation(course, {"sft": sft, "online": online[-1].policy})
     table = stages.summarise(answers)
 
-Every call returns a `Stage`: a folder named by the hash of all that decides its content. Equal work is found
+Every call returns a `Stage`: a folder named by the hash of the work that made it (see `rlhf_kit.runs`). Equal work is found
 again, so a lesson opened on its own makes what it needs from earlier ones once. Policies and reward models
 lie in the folder's `model`; their training history in `history.json`.
 """

@@ -61,6 +61,19 @@ def test_a_tie_made_by_the_penalty_is_a_tie_despite_rounding():
     assert one([1.0, 1.1], ["x" * 100, "y" * 200], length_penalty=0.001)[1] == {"tie": 1}
 
 
+def test_ties_are_drawn_by_lot_and_not_by_the_alphabet():
+    """Right-or-wrong rewards: of four right and four wrong answers one each; an even share of them begins with A."""
+    texts = [[f"{first} {i}" for first in "AZ" for _ in range(4)] for i in range(400)]
+    texts = [[f"{text} {j}" for j, text in enumerate(row)] for row in texts]
+    rewards = [[1, 0] * 4] * 400
+    pairs = select_pairs(texts, rewards)
+    for side in ("chosen", "rejected"):
+        share = sum(pair[side][0] == "A" for pair in pairs) / 400
+        assert abs(share - 0.5) < 4 * 0.025  # four standard errors
+    shuffled = select_pairs([row[::-1] for row in texts], [row[::-1] for row in rewards])
+    assert [p["chosen"] for p in shuffled] == [p["chosen"] for p in pairs]
+
+
 def test_truncated_chosen_responses_can_be_dropped():
     row = {"prompt_id": 1, "prompt": [], "texts": ["cut", "done"], "finish_reasons": ["length", "stop"]}
     assert len(select_pairs([row], [[2, 1]])) == 1

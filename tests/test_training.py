@@ -14,7 +14,7 @@ from rlhf_kit.errors import KitError
 from rlhf_kit.trainers import arguments as training_arguments
 from rlhf_kit.trainers import dpo as training_dpo
 from rlhf_kit.trainers.batches import LengthBatches
-from rlhf_kit.trainers.rows import as_list, dpo_encoder, encode_rows, pair_of, pairwise_encoder, sft_encoder
+from rlhf_kit.trainers.rows import EMPTY, Drop, as_list, dpo_encoder, encode_rows, pair_of, pairwise_encoder, reward_encoder, sft_encoder
 
 LIMIT = 160
 
@@ -48,7 +48,7 @@ def test_sft_labels_are_all_assistant_turns_and_nothing_else(tokenizer):
 def test_ledger_counts_every_dropped_row(tiny_folder, machine, settings, tiny_rows, tmp_path):
     long = {"prompt": [{"role": "user", "content": "go"}], "chosen": "short", "rejected": "x " * LIMIT}
     same = {**long, "rejected": "short"}
-    empty = {**long, "rejected": " "}
+    empty = {**long, "chosen": " ", "rejected": "short"}
     rows = [*tiny_rows.pairs[:8], long, same, empty, long]
     done = training.train_dpo(tiny_folder, tiny_folder, rows, tmp_path / "dpo", settings, machine, 0, LIMIT)
     assert done.facts["ledger"] == {
@@ -60,6 +60,20 @@ def test_ledger_counts_every_dropped_row(tiny_folder, machine, settings, tiny_ro
     with pytest.raises(KitError, match="no row is left"):
         training.train_reward(tiny_folder, [long], tmp_path / "rm", settings, machine, 0, LIMIT)
     assert not (tmp_path / "rm").exists()
+
+
+def test_dpo_learns_against_an_empty_answer_and_a_reward_model_does_not(tiny_folder):
+    """What a policy that says nothing wrote is its end token alone; in public data an empty answer is a gap."""
+    tokenizer = models.load_tokenizer(tiny_folder)
+    row = {"prompt": [{"role": "user", "content": "go"}], "chosen": "short", "rejected": ""}
+    made = dpo_encoder(tokenizer, LIMIT)(row, 0)
+    assert made["rejected_ids"] == [tokenizer.eos_token_id] and made["chosen_ids"][-1] == tokenizer.eos_token_id
+    with pytest.raises(Drop, match=EMPTY):  # cut off before its first token: nothing is left of it
+        dpo_encoder(tokenizer, LIMIT)({**row, "rejected_finish": "length"}, 0)
+    with pytest.raises(Drop, match=EMPTY):
+        dpo_encoder(tokenizer, LIMIT)({**row, "chosen": " ", "rejected": "short"}, 0)
+    with pytest.raises(Drop, match=EMPTY):
+        reward_encoder(tokenizer, LIMIT)(row, 0)
 
 
 def test_pair_rows_in_all_shapes(tiny_rows):

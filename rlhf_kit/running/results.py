@@ -40,15 +40,21 @@ def write_results(run: Run) -> list[dict]:
     return found
 
 
-def conclude(run: Run) -> int:
-    """Writes the results and the site, prints the claims; 1 if a claim is outside its band."""
+def conclude(run: Run, profile: str | None = None) -> int:
+    """Writes the results and the site, prints the claims; 1 if a claim is outside its band.
+
+    profile: of a run whose lessons are all there; then a claim with a band at it that no lesson recorded is 1, too.
+    """
     found = write_results(run)
     index = site.build(run)
     print(f"\n{claims.table(found)}\n\nsite: {shown(index)}", flush=True)
     outside = [c["id"] for c in found if c["status"] == "outside"]
     if outside:
         print(f"outside their bands: {', '.join(outside)}", flush=True)
-    return 1 if outside else 0
+    silent = claims.missing(run, profile) if profile else []
+    if silent:
+        print(f"claimed by no lesson of this run: {', '.join(silent)}", flush=True)
+    return 1 if outside or silent else 0
 
 
 def store_outputs(run: Run, folder: Path = notebooks.FOLDER, only: Collection[str] | None = None) -> list[Path]:

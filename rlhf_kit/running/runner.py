@@ -101,7 +101,8 @@ def run_course(options: Options) -> tuple[int, Run]:
             [notebooks.local_key(path) for path in profiles.sources(profile)],
         )
         status = _execute_all(run, books, injected, shared, _child_env(run, profile, machine), options.again)
-        status = max(status, conclude(run))
+        whole = status == 0 and options.folder == notebooks.FOLDER and not options.only and options.start is None
+        status = max(status, conclude(run, profile.name if whole else None))
     return status, run
 
 

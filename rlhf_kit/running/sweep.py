@@ -2,10 +2,13 @@
 
 An experiment is a name that `rlhf_kit.running.experiments` knows: `run_seed(name, profile, seed) -> dict` and
 `summarise(name, results) -> dict`. Results: runs/sweep-<name>/seed-<k>.json and summary.json.
+A result is of its settings, experiment and world (`result_key`) and of the kit's code (`code_key`): a seed made by other
+code is made again.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -14,7 +17,7 @@ import time
 from pathlib import Path
 
 from rlhf_kit import profiles
-from rlhf_kit.course import source_key
+from rlhf_kit.course import source_files, source_key
 from rlhf_kit.errors import KitError
 from rlhf_kit.files import code_hash, locked
 from rlhf_kit.machine import child_environment, usable_cores
@@ -37,17 +40,30 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def result_key(experiment: str, profile: profiles.Profile) -> str:
-    """What recorded numbers belong to: the settings that decide them, base model, rules and rows of the world."""
+    """What recorded numbers belong to: the experiment, the settings that decide them, base model, rules and rows of the world."""
     from rlhf_kit.running import experiments
 
+    plan = experiments.known(experiment)
+    arms = [[arm, inspect.getsource(make).strip()] for arm, make in plan.arms.items()]
+    design = [arms, plan.primary, plan.shared_models_every, experiments.FINAL_SAMPLES]
     settings = experiments.profile_of(experiment, profile).model_dump(mode="json", exclude={"pairwise", "evaluation"})
     rules = code_hash([PROJECT / "rlhf_kit" / "world" / f"{name}.py" for name in WORLD])
     rows = source_key("data/world")
-    return stable_hash(experiment, settings, profile.evaluation.samples, source_key(profile.model.path), rules, rows)
+    return stable_hash(experiment, design, settings, profile.evaluation.samples, source_key(profile.model.path), rules, rows)
+
+
+def code_key() -> str:
+    """Hash of the kit's code that decides a seed's numbers, from sampling to the measured answers; the world's is in `result_key`."""
+    from rlhf_kit.recipe.answers import SAMPLING, SCORING
+    from rlhf_kit.recipe.policy import TRAINING
+
+    recipe = ("online", "labeling", "recipe/answers", "recipe/data", "recipe/evaluation", "running/experiments")
+    return code_hash(source_files(sorted({*TRAINING, *SAMPLING, *SCORING, *recipe})))
 
 
 def _finished(path: Path, key: str) -> bool:
-    return path.is_file() and read_json(path).get("key") == key
+    found = read_json(path) if path.is_file() else {}
+    return found.get("key") == key and found.get("code") == code_key()
 
 
 def run_one(experiment: str, profile_name: str, seed: int, out: str) -> None:
@@ -55,15 +71,17 @@ def run_one(experiment: str, profile_name: str, seed: int, out: str) -> None:
     from rlhf_kit.running import experiments
 
     profile = profiles.load_profile(profile_name)
-    started = time.monotonic()
+    started, code = time.monotonic(), code_key()
     result = experiments.run_seed(experiment, profile_name, seed)
     write_json(
         out,
         {
             "key": result_key(experiment, profile),
+            "code": code,
             "experiment": experiment,
             "profile": profile.name,
             "seed": seed,
+            "threads": profiles.resolve(profile).threads,
             "seconds": round(time.monotonic() - started, 1),
             "result": result,
             **environment(),
@@ -74,8 +92,8 @@ def run_one(experiment: str, profile_name: str, seed: int, out: str) -> None:
 def sweep(experiment: str, profile_name: str, seeds: list[int], jobs: int = 1) -> tuple[int, Run]:
     """Runs the missing seeds, at most `jobs` at a time, then the summary over all of `seeds`.
 
-    Returns (exit status, run): 1 if a seed failed, its log named. A seed made at another profile is made
-    again.
+    Returns (exit status, run): 1 if a seed failed, its log named. A seed made at another profile or by other code is made
+    again; one on another number of threads is kept, and the result says so: it is as good, in other last digits.
     """
     from rlhf_kit.running import experiments
 
@@ -96,9 +114,9 @@ def sweep(experiment: str, profile_name: str, seeds: list[int], jobs: int = 1) -
         failed = _run_missing(run, experiment, profile_name, seeds, jobs, key, env)
         done = [read_json(p) for s in seeds if _finished(p := run.path / f"seed-{s}.json", key)]
         if done:
-            commits = {d["git_commit"] for d in done}
-            if len(commits) > 1:
-                print(f"note: the seeds were made at {len(commits)} different commits", flush=True)
+            threads_of = sorted({d["threads"] for d in done})
+            if len(threads_of) > 1:
+                print(f"note: the seeds were made on different numbers of threads ({', '.join(map(str, threads_of))})", flush=True)
             summary = experiments.summarise(experiment, [d["result"] for d in done])
             write_json(
                 run.path / "summary.json",
@@ -106,6 +124,8 @@ def sweep(experiment: str, profile_name: str, seeds: list[int], jobs: int = 1) -
                     "experiment": experiment,
                     "profile": profile.name,
                     "key": key,
+                    "code": code_key(),
+                    "threads": threads_of,
                     "seeds": [d["seed"] for d in done],
                     "failed_seeds": failed,
                     **summary,

@@ -170,11 +170,14 @@ def sft_encoder(
 
 
 def _sides(
-    tokenizer, row, max_length: int, truncation: str, cut: Counter | None
+    tokenizer, row, max_length: int, truncation: str, cut: Counter | None, empty_rejected: bool = False
 ) -> tuple[list[int], list[int], list[int]]:
-    """(prompt, prompt and chosen, prompt and rejected) as ids, cut to max_length where `truncation` says so."""
+    """(prompt, prompt and chosen, prompt and rejected) as ids, cut to max_length where `truncation` says so.
+
+    empty_rejected: keep a pair whose rejected answer is empty.
+    """
     prompt, chosen, rejected = pair_of(row)
-    if not chosen.strip() or not rejected.strip():
+    if not chosen.strip() or not (rejected.strip() or empty_rejected):
         raise Drop(EMPTY)
     if chosen == rejected:
         raise Drop(SAME)
@@ -225,17 +228,20 @@ def dpo_encoder(
     """pair -> prompt_ids, chosen_ids and rejected_ids, the latter two the answers alone, EOS included.
 
     An answer that was cut off at the token limit (`chosen_finish` or `rejected_finish` is "length") keeps no EOS: the
-    policy never wrote one there, and must not learn to stop in mid-sentence.
+    policy never wrote one there, and must not learn to stop in mid-sentence. An empty rejected answer, its EOS alone, is
+    kept: a policy that has come to say nothing must be able to learn against it.
     """
     _known(truncation)
 
     def encode(row, number):
-        start, *sides = _sides(tokenizer, row, max_length, truncation, cut)
+        start, *sides = _sides(tokenizer, row, max_length, truncation, cut, empty_rejected=True)
         made = {"prompt_ids": start}
         for name, ids in zip(("chosen", "rejected"), sides, strict=True):
             stopped_short = row.get(f"{name}_finish") == "length" and ids[-1] == tokenizer.eos_token_id
             made[f"{name}_ids"] = ids[len(start) : len(ids) - stopped_short]
-        if not made["chosen_ids"] or not made["rejected_ids"] or made["chosen_ids"] == made["rejected_ids"]:
+        if not made["chosen_ids"] or not made["rejected_ids"]:
+            raise Drop(EMPTY)
+        if made["chosen_ids"] == made["rejected_ids"]:
             raise Drop(SAME)
         return made
 

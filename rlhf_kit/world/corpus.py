@@ -3,7 +3,7 @@
 As a crawl of the world would hold them: stories retold in short, facts, drills, lists said again with or without a
 slip, questions with answers of every quality, and the same with a critic's remarks that name what is lost or wrong.
 No document holds a score, a preference or a chat marker. The critic's remarks are made from the parts of the gold
-utility, on prompts of the SFT split: the base model has read in words what the truth looks at, as a large model has
+utility, on prompts of the SFT split and of those that no split uses: the base model has read in words what the truth looks at, as a large model has
 read reviews. A reward model that starts from it owes some of its accuracy to that; how much is not measured.
 """
 
