@@ -83,10 +83,11 @@ def folder_steps(
     machine: Any,
     max_length: int,
     seed: int = 0,
+    lora: Any = None,
 ) -> Steps:
     """The steps as plain calls: policies are model folders, responses and pairs are lists of rows.
 
-    scorer: anything with `score(prompts, responses)`. sampling, labeling, dpo: those sections of a profile.
+    scorer: anything with `score(prompts, responses)`. sampling, labeling, dpo: those sections of a profile; lora: its `model.lora`.
     Policies are written to `out/policy-<t>`; max_length is in tokens, prompt and response together.
     """
     from rlhf_kit import labeling as label
@@ -142,6 +143,7 @@ def folder_steps(
             machine,
             derive_seed(seed, "dpo", t),
             max_length,
+            lora=lora,
         ).path
 
     return Steps(sample, score, pair, train)
@@ -159,11 +161,13 @@ def online_dpo(
     machine: Any,
     max_length: int,
     seed: int = 0,
+    lora: Any = None,
     sampler: str = "policy",
 ) -> list[Iteration]:
     """The whole recipe over model folders, without a course: `loop` with `folder_steps`.
 
     sft: folder of the initial policy. batches: one list of prompt rows {"prompt_id", "prompt"} an iteration.
+    lora: the profile's `model.lora`, to train adapters instead of whole policies.
     Raises KitError for an unknown sampler or reference, and whatever the steps raise.
     """
     steps = folder_steps(
@@ -175,5 +179,6 @@ def online_dpo(
         machine=machine,
         max_length=max_length,
         seed=seed,
+        lora=lora,
     )
     return loop(sft, batches, steps, sampler=sampler, reference=dpo.reference, warm_start=dpo.warm_start)

@@ -3,8 +3,9 @@
 A stage lives in `runs/<run>/<name>-<key>/`. Its key is a hash of the work: the keys of its inputs, its
 parameters (a model's with device and number format), the source of the modules it names. So equal work is found
 again and changed work gets a new folder. Equal work on another number of threads or with other versions of the
-libraries rounds differently, and training carries that on: the manifest tells both, the key leaves them out. A folder counts as finished only when it holds `_SUCCESS`, and it gets its
-final name by one atomic rename, so a killed run leaves nothing that looks finished.
+libraries rounds differently, and training carries that on: the manifest tells both, the key leaves them out.
+A folder counts as finished only when it holds `_SUCCESS`, and it gets its final name by one atomic rename, so a
+killed run leaves nothing that looks finished.
 """
 
 from __future__ import annotations

@@ -14,7 +14,17 @@ from rlhf_kit.errors import KitError
 from rlhf_kit.trainers import arguments as training_arguments
 from rlhf_kit.trainers import dpo as training_dpo
 from rlhf_kit.trainers.batches import LengthBatches
-from rlhf_kit.trainers.rows import EMPTY, Drop, as_list, dpo_encoder, encode_rows, pair_of, pairwise_encoder, reward_encoder, sft_encoder
+from rlhf_kit.trainers.rows import (
+    EMPTY,
+    Drop,
+    as_list,
+    dpo_encoder,
+    encode_rows,
+    pair_of,
+    pairwise_encoder,
+    reward_encoder,
+    sft_encoder,
+)
 
 LIMIT = 160
 
