@@ -14,11 +14,11 @@ from rlhf_kit.profiles import DEFAULT, Machine, Profile, load_profile, resolve
 from rlhf_kit.runs import Run, Stage, code_hash, derive_seed, file_hash, open_run, project_path, stable_hash
 
 KIT = Path(__file__).resolve().parent
-# Files of weights, tokenizers (merges.txt, vocab.txt) and rows.
+# Files of weights, tokenizers and rows.
 _KINDS = (
     ".safetensors", ".gguf", ".json", ".jinja", ".model", ".jsonl", ".ndjson", ".parquet", ".arrow", ".csv", ".gz", ".xz",
-    ".txt",
 )  # fmt: skip
+_TOKENIZER = ("merges.txt", "vocab.txt")
 _SHOWN = ("model", "data", "sft", "reward", "sampling", "labeling", "dpo")
 
 
@@ -159,7 +159,7 @@ def _decides(file: Path, folder: Path) -> bool:
     if any(part.startswith(".") for part in file.parts):
         return False
     # A README names the splits of a data set; a model's says nothing to the programs.
-    return file.suffix in _KINDS or (file.name == "README.md" and not (folder / "config.json").is_file())
+    return file.suffix in _KINDS or file.name in _TOKENIZER or (file.name == "README.md" and not (folder / "config.json").is_file())
 
 
 def base_key(course: Course) -> str:

@@ -26,7 +26,15 @@ from rlhf_kit.batching import pad
 from rlhf_kit.chat import letter_ids
 from rlhf_kit.errors import KitError
 from rlhf_kit.trainers.arguments import choose_attention, max_length_of, setting, trainer_args
-from rlhf_kit.trainers.common import KitTrainer, Trained, finish, run_trainer, sharded, training_machine
+from rlhf_kit.trainers.common import (
+    KitTrainer,
+    Trained,
+    finish,
+    run_trainer,
+    sharded,
+    training_machine,
+    without_dropout,
+)
 from rlhf_kit.trainers.dpo import train_dpo
 from rlhf_kit.trainers.lora import finish_lora, float_adapters, load_4bit, lora_config, quantized
 from rlhf_kit.trainers.memory import tells_memory
@@ -182,6 +190,7 @@ def train_reward(
         raise KitError("model.lora.quantization is for policies; train the reward model with plain LoRA (none)")
     loading = training_machine(machine, lora)
     model, tokenizer = models.new_reward_model(model_path, loading, seed)
+    without_dropout(model)
     limit, cut = max_length_of(settings, max_length), Counter()
     encode = reward_encoder(tokenizer, limit, setting(settings, "truncation", "drop"), cut)
     columns, ledger = encode_rows(rows, encode, "reward")

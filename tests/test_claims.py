@@ -86,6 +86,21 @@ def test_open_bands_and_declared_failures():
     assert verdict["status"] == "not reproduced here" and verdict["note"] == "too small a world"
 
 
+def test_a_declared_failure_can_be_reproduced_and_can_be_no_number():
+    declared = one(expected="not reproduced here", why="too small a world")
+    assert claims.judge(declared, "laptop", 0.9, (-0.1, 1.2))["status"] == "not reproduced here"
+    found = claims.judge(declared, "laptop", 0.9, (0.8, 0.95))
+    assert found["status"] == "holds" and "say so in claims.yaml" in found["note"]
+    assert claims.judge(declared, "laptop", math.nan)["status"] == "outside"
+    assert claims.judge(declared, "smoke", 0.9)["status"] == "not reproduced here"
+
+
+@pytest.mark.parametrize("interval", [(math.nan, math.nan), (0.9, 0.1), (0.1, math.inf)])
+def test_an_interval_that_is_none_is_refused(interval):
+    with pytest.raises(KitError, match="claim x: the interval"):
+        claims.judge(one(), "laptop", 0.5, interval)
+
+
 def test_the_shipped_claims():
     shipped = claims.load_claims()
     assert FIRST_IDS <= set(shipped)
@@ -111,6 +126,15 @@ def test_claim_records_prints_and_is_collected(run, capsys, monkeypatch):
     assert text.splitlines()[-1] == "2 claims: 1 holds, 1 outside" and len(text.splitlines()) == 5
     claims.claim(run, "rm-accuracy-fresh", 0.9, profile="laptop")  # a later value replaces the earlier one
     assert [c["status"] for c in claims.collect(run)] == ["holds", "holds"]
+
+
+def test_claims_that_no_lesson_made_are_missing(run):
+    banded = [c.id for c in claims.load_claims().values() if c.bands.get("laptop")]
+    assert len(banded) > 10 and claims.missing(run, "laptop") == banded
+    claims.claim(run, banded[1], 0.9, profile="laptop")
+    claims.claim(run, banded[2], 0.9, profile="smoke")  # recorded at another profile: no word on this one
+    assert claims.missing(run, "laptop") == [banded[0], *banded[2:]]
+    assert claims.missing(run, "laptop-changed") == []
 
 
 def test_the_profile_comes_from_the_course(run):

@@ -365,12 +365,12 @@ def test_a_folder_is_known_by_all_files_that_decide_what_it_is(tmp_path):
     """As a data set's copy (rows below the top, splits in the README), and as a model's."""
     seen = set()
     for name, text in (("config.json", "{}"), ("data/train-0.parquet", "1"), ("data/train-0.parquet", "2"), ("rows.jsonl.xz", "1"),
-                       ("data-0.arrow", "1"), ("policy.gguf", "1")):  # fmt: skip
+                       ("data-0.arrow", "1"), ("policy.gguf", "1"), ("merges.txt", "a b"), ("merges.txt", "b a")):  # fmt: skip
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
         os.utime(tmp_path / name, (len(seen), len(seen)))
         seen.add(source_key(str(tmp_path)))
-    assert len(seen) == 6
+    assert len(seen) == 8
     for name in (".cache/rows.json", "notes.txt", "README.md"):  # a model's card says nothing to the programs
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")

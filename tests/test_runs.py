@@ -188,11 +188,19 @@ def test_a_second_process_waits_for_the_stage_and_finds_it(tmp_path):
     assert first.wait() == 0
 
 
-def test_writing_replaces_whole_files_only(tmp_path):
+def full():
+    raise OSError("the disk is full")
+
+
+def test_writing_replaces_whole_files_only(tmp_path, monkeypatch):
     path = runs.write_json(tmp_path / "a.json", {"x": 1})
     with pytest.raises(TypeError):
         runs.write_json(path, {"x": object()})
     assert runs.read_json(path) == {"x": 1}
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="full"):
+        patched.setattr(Path, "write_text", lambda self, text, **_: (open(self, "w").close(), full())[1])
+        runs.write_json(path, {"x": 2})
+    assert runs.read_json(path) == {"x": 1}  # the disk was full before a word of the new text was in
     with pytest.raises(Exception):  # noqa: B017 - pyarrow's own kind: a column of two types
         runs.write_rows(tmp_path, [{"x": 1}, {"x": "text"}])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json"]

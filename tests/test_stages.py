@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
 from rlhf_kit import models, online, rewards, stages
 from rlhf_kit.course import base_key
 from rlhf_kit.errors import KitError
 from rlhf_kit.recipe.data import disjoint
+from rlhf_kit.recipe.evaluation import SOLVED
 
 SMALL = {
     "model.init": None, "model.tokenizer": None, "model.max_length": 400, "data.sft_rows": 48,
@@ -268,6 +270,32 @@ def test_evaluation_and_its_summary(course, arms):
     assert warm["judge"] == "gold" and warm["kl"] > 0
     assert 0 <= warm["win_low"] <= warm["win_rate"] <= warm["win_high"] <= 1
     assert table["sft", 1.0]["win_rate"] is None
+
+
+class Measured:
+    """A stage of answers written by hand: {policy: [(gold, solved)]}, one answer a prompt."""
+
+    def __init__(self, policies):
+        part = {name: 1.0 for name in SOLVED}
+        self.table = [
+            {"policy": policy, "temperature": t, "prompt_id": f"{k}", "sample": 0, "category": "sums" if k < 3 else "tales", "gold": gold,
+             "reward": 10 - gold, "parts": {**part, "correctness": float(solved)}, "length": 9, "finish_reason": "stop", "kl": 0.1}
+            for policy, answers in policies.items() for t in (1.0, 0.0) for k, (gold, solved) in enumerate(answers)
+        ]  # fmt: skip
+        self.manifest = {"params": {"bootstrap": 50}}
+
+    def rows(self):
+        return Dataset.from_list(self.table)
+
+
+def test_a_better_policy_wins_and_a_policy_that_solves_more_gains():
+    sft, better = [(2.0, False), (3.0, True), (5.0, True), (4.0, False)], [(7.0, True), (3.0, True), (6.0, False), (9.0, True)]
+    table = {(row["policy"], row["temperature"]): row for row in stages.summarise(Measured({"sft": sft, "better": better}))}
+    assert table["better", 1.0]["win_rate"] == pytest.approx((3 + 0.5) / 4)
+    table = {row["category"]: row for row in stages.skills(Measured({"sft": sft, "better": better}), "better")}
+    assert (table["all"]["before"], table["all"]["after"], table["all"]["difference"]) == (0.5, 0.75, 0.25)
+    assert (table["all"]["gained"], table["all"]["lost"]) == (2, 1)
+    assert (table["tales"]["before"], table["tales"]["after"], table["tales"]["n"]) == (0, 1, 1)
 
 
 def test_colder_sft_is_a_control_with_its_own_kl(course):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from rlhf_kit import chat, losses, models, training
 from rlhf_kit.errors import KitError
@@ -70,6 +72,47 @@ def test_ledger_counts_every_dropped_row(tiny_folder, machine, settings, tiny_ro
     with pytest.raises(KitError, match="no row is left"):
         training.train_reward(tiny_folder, [long], tmp_path / "rm", settings, machine, 0, LIMIT)
     assert not (tmp_path / "rm").exists()
+
+
+def test_every_setting_reaches_trl(tiny_folder, machine, tiny_rows, tmp_path, monkeypatch):
+    """Each field off its default, and off TRL's; what TRL's trainer was given says so."""
+    given = SimpleNamespace(
+        epochs=2, learning_rate=7e-4, batch_size=6, micro_batch_size=3, warmup_ratio=0.25, weight_decay=0.03, schedule="linear",
+        max_grad_norm=0.7, gradient_checkpointing=True, beta=0.37, loss="sigmoid", label_smoothing=0.0, center_coefficient=0.02,
+    )  # fmt: skip
+    seen = []
+    monkeypatch.setattr(Trainer, "train", lambda self, *_, **__: seen.append(self) or seen[-1].stop)  # no step is needed
+    for call, *more in ((training.train_sft, tiny_folder, tiny_rows.sft), (training.train_reward, tiny_folder, tiny_rows.pairs),
+                        (training.train_dpo, tiny_folder, tiny_folder, tiny_rows.pairs)):  # fmt: skip
+        with pytest.raises(AttributeError, match="stop"):
+            call(*more, tmp_path / call.__name__, given, machine, 11, LIMIT)
+        args = seen[-1].args
+        assert (args.num_train_epochs, args.learning_rate, args.weight_decay, args.max_grad_norm) == (2, 7e-4, 0.03, 0.7)
+        assert (args.lr_scheduler_type, args.warmup_steps, args.gradient_checkpointing) == ("linear", 0.25, True)
+        assert (args.per_device_train_batch_size, args.gradient_accumulation_steps, args.seed, args.data_seed) == (3, 2, 11, 11)
+    sft, reward, dpo = seen
+    assert reward.args.center_rewards_coefficient == 0.02 and reward.args.disable_dropout
+    assert dpo.args.beta == dpo.beta == 0.37 and dpo.args.precompute_ref_log_probs and dpo.args.disable_dropout
+
+
+def with_dropout(folder, out):
+    """The same weights in a model that drops half of its attention while it trains."""
+    shutil.copytree(folder, out)
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.5}))
+    return out
+
+
+def test_dropout_of_the_model_is_off_where_rewards_are_compared(tiny_folder, machine, settings, tiny_rows, tmp_path):
+    """With dropout on, the policy would differ from its own reference, and the reward of one text from step to step."""
+    dropping = with_dropout(tiny_folder, tmp_path / "dropping")
+    made = []
+    for name, folder in (("with", dropping), ("without", tiny_folder)):
+        dpo = training.train_dpo(folder, folder, tiny_rows.pairs, tmp_path / f"dpo-{name}", settings, machine, 0, LIMIT)
+        reward = training.train_reward(folder, tiny_rows.pairs, tmp_path / f"rm-{name}", settings, machine, 0, LIMIT)
+        made.append(([row["loss"] for row in dpo.history], [row["loss"] for row in reward.history]))
+        assert made[-1][0][0] == pytest.approx(math.log(2), abs=1e-5)
+    assert made[0] == made[1]
 
 
 def test_dpo_learns_against_an_empty_answer_and_a_reward_model_does_not(tiny_folder):

@@ -45,7 +45,8 @@ def result_key(experiment: str, profile: profiles.Profile) -> str:
 
     plan = experiments.known(experiment)
     arms = [[arm, inspect.getsource(make).strip()] for arm, make in plan.arms.items()]
-    design = [arms, plan.primary, plan.shared_models_every, experiments.FINAL_SAMPLES]
+    measured = inspect.getsource(experiments.run_seed)
+    design = [arms, plan.primary, plan.shared_models_every, experiments.FINAL_SAMPLES, measured]
     settings = experiments.profile_of(experiment, profile).model_dump(mode="json", exclude={"pairwise", "evaluation"})
     rules = code_hash([PROJECT / "rlhf_kit" / "world" / f"{name}.py" for name in WORLD])
     rows = source_key("data/world")
@@ -57,7 +58,7 @@ def code_key() -> str:
     from rlhf_kit.recipe.answers import SAMPLING, SCORING
     from rlhf_kit.recipe.policy import TRAINING
 
-    recipe = ("online", "labeling", "recipe/answers", "recipe/data", "recipe/evaluation", "running/experiments")
+    recipe = ("online", "labeling", "recipe/answers", "recipe/data", "recipe/evaluation")
     return code_hash(source_files(sorted({*TRAINING, *SAMPLING, *SCORING, *recipe})))
 
 

@@ -181,6 +181,16 @@ def training_machine(machine: Any, lora: Any) -> Any:
     return machine if lora is not None or machine.dtype == "float32" else replace(machine, dtype="float32")
 
 
+def without_dropout(model: Any) -> Any:
+    """The model with dropout off where it keeps the rate as a number (the attention of Llama, Mistral and Qwen): TRL's
+    `disable_dropout` reaches `torch.nn.Dropout` alone. Its config, and so what is saved, stays."""
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, float) and ("dropout" in name or name == "layerdrop"):
+                setattr(module, name, 0.0)
+    return model
+
+
 def finish(
     trainer, tokenizer, out: Path, history: list[dict], facts: dict, begun: float, dtype: str = "float32"
 ) -> Trained:

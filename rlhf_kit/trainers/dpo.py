@@ -21,7 +21,15 @@ from rlhf_kit import models
 from rlhf_kit.batching import by_length
 from rlhf_kit.errors import KitError
 from rlhf_kit.trainers.arguments import choose_attention, max_length_of, setting, trainer_args
-from rlhf_kit.trainers.common import KitTrainer, Trained, finish, run_trainer, sharded, training_machine
+from rlhf_kit.trainers.common import (
+    KitTrainer,
+    Trained,
+    finish,
+    run_trainer,
+    sharded,
+    training_machine,
+    without_dropout,
+)
 from rlhf_kit.trainers.lora import (
     finish_lora,
     float_adapters,
@@ -112,6 +120,7 @@ def train_dpo(
     policy, tokenizer = load(start, loading)
     reference, reference_tokenizer = load(reference_path, loading)
     _check_alike(policy, reference, tokenizer, reference_tokenizer)
+    without_dropout(policy)
     if adapter is not None:
         policy = with_adapter(policy, adapter)
     same, before, stored = models.weights_hash(policy), models.weights_hash(reference), folder_hash(reference_path)
