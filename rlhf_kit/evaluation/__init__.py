@@ -1,6 +1,6 @@
 """Measuring policies and reward models: numbers with intervals, ties counted half, prompts as clusters.
 
-statistics          intervals over prompts and over seeds, paired differences
+statistics          standard errors, intervals over prompts and over seeds, paired differences
 win_rates           win rates, per category, paired, at equal length
 alpaca_eval         AlpacaEval 2's own fit, the difficulty of prompts
 judges              gold, reward models, the pairwise model, rules behind one face; what is wrong with a judge
@@ -55,9 +55,12 @@ from rlhf_kit.evaluation.statistics import (
     Difference,
     Interval,
     cluster_interval,
+    mean_interval,
     paired_difference,
-    seeds_interval,
     share_interval,
+    share_of,
+    standard_error,
+    without_means,
 )
 from rlhf_kit.evaluation.win_rates import (
     compare_policies,
@@ -71,9 +74,9 @@ __all__ = [
     "AnnotatorJudge", "Difference", "Interval", "PairwiseJudge", "RuleJudge", "ScalarJudge", "Verdicts", "agreement",
     "alpaca_eval_win_rate", "arena_hard_scores", "bayes_accuracy", "best_of_n_curve", "best_of_n_mean",
     "best_of_n_peak", "bon_kl_bound", "bradley_terry", "bradley_terry_intervals", "cluster_interval",
-    "compare_policies", "diversity", "elo", "estimate_difficulty", "expected_calibration_error",
-    "extreme_change", "hacking_report", "judge_policies", "length_bias", "length_controlled_win_rate", "length_histogram",
-    "longer", "paired_difference", "parts_by_section", "position_bias", "reliability_table", "reward_accuracy",
-    "reward_length_correlation", "rewardbench_sections", "sampled_kl", "seeds_interval", "share_interval", "shorter",
-    "style_of", "win_rate", "win_rate_of", "win_rates_by_category",
+    "compare_policies", "diversity", "elo", "estimate_difficulty", "expected_calibration_error", "extreme_change",
+    "hacking_report", "judge_policies", "length_bias", "length_controlled_win_rate", "length_histogram", "longer",
+    "mean_interval", "paired_difference", "parts_by_section", "position_bias", "reliability_table", "reward_accuracy",
+    "reward_length_correlation", "rewardbench_sections", "sampled_kl", "share_interval", "share_of", "shorter",
+    "standard_error", "style_of", "win_rate", "win_rate_of", "win_rates_by_category", "without_means",
 ]

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rlhf_kit.errors import KitError
+from rlhf_kit.evaluation.statistics import standard_error
 
 GAMED_WEIGHT = 0.2 / 2  # two gamed baselines share it
 
@@ -51,9 +52,8 @@ def alpaca_eval_win_rate(preference: Sequence[float], length_model: Sequence[flo
         x, p, weight = _with_gamed(x, p, gamed)
     q = 1 / (1 + np.exp(-equal_length @ _l1_by_cross_validation(x, p, weight)))
     raw = columns["preference"]
-    error = lambda values: 100 * float(values.std(ddof=1) / np.sqrt(len(values)))  # noqa: E731
-    return {"win_rate": 100 * float(raw.mean()), "lc_win_rate": 100 * float(q.mean()), "win_rate_se": error(raw),
-            "lc_win_rate_se": error(q)}
+    return {"win_rate": 100 * float(raw.mean()), "lc_win_rate": 100 * float(q.mean()), "win_rate_se": 100 * standard_error(raw),
+            "lc_win_rate_se": 100 * standard_error(q)}
 
 
 def _with_gamed(x, p, gamed):

@@ -8,7 +8,7 @@ import numpy as np
 
 from rlhf_kit.errors import KitError
 from rlhf_kit.evaluation.over_optimisation import best_of_n_mean
-from rlhf_kit.evaluation.statistics import paired_difference
+from rlhf_kit.evaluation.statistics import paired_difference, standard_error
 
 
 def sampled_kl(logprob: Sequence[float], reference_logprob: Sequence[float], prompt_ids: Sequence | None = None) -> dict:
@@ -34,7 +34,7 @@ def sampled_kl(logprob: Sequence[float], reference_logprob: Sequence[float], pro
     for name, error, values in (("kl", "se", gap), ("kl_k3", "k3_se", np.expm1(-gap) + gap)):
         means = np.bincount(ids, values) / np.bincount(ids)
         found[name] = float(means.mean())
-        found[error] = float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else float("nan")
+        found[error] = standard_error(means)
     return {**found, "n": int(ids.max()) + 1}
 
 

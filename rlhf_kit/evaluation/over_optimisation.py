@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlhf_kit.errors import KitError
+from rlhf_kit.evaluation.statistics import standard_error
 
 
 def bon_kl_bound(n: int) -> float:
@@ -57,11 +58,10 @@ def best_of_n_curve(scores_proxy: Sequence, scores_gold: Sequence, ns: Sequence[
     curve = []
     for n in ns:
         gold = best_of_n_mean(scores_proxy, scores_gold, n)
-        error = gold.std(ddof=1) / np.sqrt(len(gold)) if len(gold) > 1 else float("nan")
         curve.append({
             "n": int(n), "kl_bound": bon_kl_bound(n),
             "proxy": float(best_of_n_mean(scores_proxy, scores_proxy, n).mean()),
-            "gold": float(gold.mean()), "gold_se": float(error),
+            "gold": float(gold.mean()), "gold_se": standard_error(gold),
             "oracle": float(best_of_n_mean(scores_gold, scores_gold, n).mean()),
         })
     return curve

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlhf_kit.errors import KitError
-from rlhf_kit.evaluation.statistics import cluster_interval
+from rlhf_kit.evaluation.statistics import cluster_interval, paired_difference, standard_error
 
 
 def win_rate(values_a: Sequence[float], values_b: Sequence[float], prompt_ids: Sequence | None = None,
@@ -82,8 +82,6 @@ def compare_policies(preference_a: Sequence[float], preference_b: Sequence[float
     Both (N,), row by row the same prompt. Rows where either has no verdict (nan) are left out of both and counted.
     Returns difference (a - b), low, high (95 %, t over prompts), p, n (rows used), missing.
     """
-    from rlhf_kit.evaluation.statistics import paired_difference
-
     a, b = (np.asarray(x, dtype=np.float64).ravel() for x in (preference_a, preference_b))
     if len(a) != len(b):
         raise KitError(f"a paired comparison needs the same prompts for both: {len(a)} and {len(b)} verdicts")
@@ -120,7 +118,7 @@ def length_controlled_win_rate(preference: Sequence[float], length_model: Sequen
     """
     columns = checked_columns(preference, length_model, length_baseline, instruction_difficulty)
     preference = columns["preference"]
-    rate, rate_se = preference.mean(), preference.std(ddof=1) / np.sqrt(len(preference))
+    rate, rate_se = preference.mean(), standard_error(preference)
     if np.ptp(preference) == 0:  # always the same verdict: length explains nothing, and 0 or 1 has no logit
         controlled, controlled_se = rate, 0.0
     else:

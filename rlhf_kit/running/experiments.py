@@ -247,11 +247,11 @@ def _last(result: dict, arm: str) -> dict:
 
 def _interval(values: Sequence[float]) -> dict[str, float | None]:
     """Mean and two-sided 95 % t-interval; without one for a single value."""
-    from rlhf_kit.evaluation import seeds_interval
+    from rlhf_kit.evaluation import mean_interval
 
     if len(values) < 2:
         return {"effect": float(values[0]), "low": None, "high": None}
-    found = seeds_interval(values)
+    found = mean_interval(values)
     return {"effect": found.mean, "low": found.low, "high": found.high}
 
 

@@ -8,10 +8,15 @@ from itertools import cycle, pairwise
 import numpy as np
 from matplotlib.figure import Figure
 
-from rlhf_kit.evaluation import cluster_interval, paired_difference, share_interval
+from rlhf_kit.evaluation import (
+    cluster_interval,
+    mean_interval,
+    paired_difference,
+    share_interval,
+    without_means,
+)
 from rlhf_kit.views import style, words
 from rlhf_kit.views.evaluation import part_lines, put_changes
-from rlhf_kit.views.rows import without_means
 
 
 def _bins(values: np.ndarray, edges: Sequence[float]) -> list[np.ndarray]:
@@ -74,8 +79,8 @@ def draw_length(by_prompt: Mapping[str, Sequence[float]], length: Sequence[float
     for name, values in scores.items():
         y = without_means(values, groups)
         y = y / (y.std() or 1.0)
-        half = [1.96 * y[p].std() / np.sqrt(len(p)) for p in parts]
-        slope.errorbar([x[p].mean() for p in parts], [y[p].mean() for p in parts], yerr=half, fmt=f"{looks[name][1]}-",
+        mean, low, high = np.transpose([mean_interval(y[p]) for p in parts])
+        slope.errorbar([x[p].mean() for p in parts], mean, yerr=style.errors(mean, low, high), fmt=f"{looks[name][1]}-",
                        color=looks[name][0], capsize=2.5, label=name)
     slope.axhline(0, color="#BBBBBB", linewidth=1)
     style.label(slope, "What more characters bring, inside a prompt", "length minus the prompt's mean (characters)",
@@ -244,12 +249,11 @@ def draw_probes(edits: Mapping[str, Mapping[str, Sequence[float]]], steps: Seque
     """
     fig, (ax, again) = style.figure(1, 2, width=11.0, height=3.9)
     looks = {"learnt reward": (style.PROXY, "o"), "gold utility": (style.TRUTH, "s")}
-    interval = lambda values: cluster_interval(values) if np.ptp(values) else (values[0],) * 3  # noqa: E731 - nothing moved: nothing to resample
     for k, name in enumerate(steps[0]):
         color, mark = looks[name]
         shift = (k - (len(steps[0]) - 1) / 2) * 0.22
         for panel, columns in ((ax, [edits[edit][name] for edit in edits]), (again, [step[name] for step in steps])):
-            mean, low, high = (np.array(c) for c in zip(*(tuple(interval(values))[:3] for values in columns), strict=True))
+            mean, low, high = np.transpose([mean_interval(values) for values in columns])
             ends, at = style.errors(mean, low, high), np.arange(len(columns))
             if panel is ax:
                 ax.errorbar(mean, at + shift, xerr=ends, fmt=mark, color=color, capsize=3, label=name)

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from rlhf_kit.evaluation import share_interval
+from rlhf_kit.evaluation import share_interval, share_of, without_means
 from rlhf_kit.views import style
-from rlhf_kit.views.rows import share_of, without_means
 
 
 def draw_bradley_terry(gaps: Sequence[float], losses: Sequence[float]) -> Figure:

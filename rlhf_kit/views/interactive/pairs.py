@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from rlhf_kit.errors import KitError
+from rlhf_kit.evaluation import share_of
 from rlhf_kit.views import style
 from rlhf_kit.views.interactive.controls import button, choice, slider
 from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, legend_under, present
-from rlhf_kit.views.rows import share_of
 
 LABELS = ("all", "right", "wrong", "equal in truth")
 ORDERS = ("widest margin first", "narrowest margin first", "longest chosen answer first", "most wrong first")
