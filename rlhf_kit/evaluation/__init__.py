@@ -10,10 +10,11 @@ ratings             Bradley-Terry and Elo; arena_hard: the score with style cont
 reward_bench        RewardBench v1's averages; benches: the public sets, RM-Bench and the pocket world's bench
 reward_quality      accuracy, calibration and taste for length of a reward model
 over_optimisation   best-of-n; hacking: KL, what was sold for the reward, where the peak was
-skills              lm-eval before and after; exporters: official benchmarks there and back
+skills              lm-eval before and after; exporters, importers: official benchmarks there and back
 tally               rows of answers and verdicts, picked and summed up for a report
 
-`benches`, `endpoint_judge`, `exporters` and `skills` are imported by name: they reach for files, models or servers. So is `tally`.
+`benches`, `endpoint_judge`, `exporters`, `importers` and `skills` are imported by name: they reach for files, models or servers.
+So is `tally`.
 """
 
 from __future__ import annotations
