@@ -64,8 +64,9 @@ def test_truth_and_annotator_figures():
 
 def test_label_noise_leaves_ties_out_and_counts_the_share_right():
     fig = drawn(preferences.draw_label_noise([0.0, 0.3, -0.3, 0.3, 0.3, 5.0], [0.5, 0.6, 0.6, 0.6, 0.6, 0.99]))
-    shares = sorted(float(c.lines[0].get_ydata()[0]) for c in fig.axes[0].containers)
-    assert shares == [0.75, 1.0]
+    (bars,) = fig.axes[0].containers
+    assert list(bars.lines[0].get_ydata()) == [0.75, 1.0]
+    drawn(preferences.draw_label_noise([0.0, 0.0], [0.5, 0.5]))  # nothing is left
 
 
 def test_ledger_bars_end_where_the_kept_rows_begin():

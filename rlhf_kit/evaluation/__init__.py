@@ -24,7 +24,6 @@ from rlhf_kit.evaluation.arena_hard import arena_hard_scores, style_of
 from rlhf_kit.evaluation.hacking import (
     best_of_n_peak,
     hacking_report,
-    length_histogram,
     parts_by_section,
     sampled_kl,
 )
@@ -76,7 +75,7 @@ __all__ = [
     "alpaca_eval_win_rate", "arena_hard_scores", "bayes_accuracy", "best_of_n_curve", "best_of_n_mean",
     "best_of_n_peak", "bon_kl_bound", "bradley_terry", "bradley_terry_intervals", "cluster_interval",
     "compare_policies", "diversity", "elo", "estimate_difficulty", "expected_calibration_error", "extreme_change",
-    "hacking_report", "judge_policies", "length_bias", "length_controlled_win_rate", "length_histogram", "longer",
+    "hacking_report", "judge_policies", "length_bias", "length_controlled_win_rate", "longer",
     "mean_interval", "paired_difference", "parts_by_section", "position_bias", "reliability_table", "reward_accuracy",
     "reward_length_correlation", "rewardbench_sections", "sampled_kl", "share_interval", "share_of", "shorter",
     "standard_error", "style_of", "win_rate", "win_rate_of", "win_rates_by_category", "without_means",

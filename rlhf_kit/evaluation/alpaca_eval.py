@@ -22,6 +22,7 @@ import numpy as np
 
 from rlhf_kit.errors import KitError
 from rlhf_kit.evaluation.statistics import standard_error
+from rlhf_kit.evaluation.win_rates import checked_columns
 
 GAMED_WEIGHT = 0.2 / 2  # two gamed baselines share it
 
@@ -36,8 +37,6 @@ def alpaca_eval_win_rate(preference: Sequence[float], length_model: Sequence[flo
     baseline less the model's, over its standard deviation) and instruction_difficulty of the gamed rows;
     None is the official "length_controlled_noreg". lc_win_rate_se is the official one: too small, see above.
     """
-    from rlhf_kit.evaluation.win_rates import checked_columns
-
     columns = checked_columns(preference, length_model, length_baseline, instruction_difficulty)
     p, gap = columns["preference"], columns["length_model"] - columns["length_baseline"]
     spread = gap.std(ddof=1)
@@ -108,8 +107,6 @@ def estimate_difficulty(preferences: Mapping[str, Sequence[float]], lengths: Map
     """
     from scipy import sparse
     from sklearn.linear_model import LogisticRegression
-
-    from rlhf_kit.evaluation.win_rates import checked_columns
 
     if len(preferences) < 2:
         raise KitError("the difficulty of prompts needs the preferences of two models or more")

@@ -106,23 +106,6 @@ def parts_by_section(before: Sequence[Mapping], after: Sequence[Mapping]) -> dic
     return {part: {name: change(part, here) for name, here in sections.items()} for part in old[keys[0]]["parts"]}
 
 
-def length_histogram(lengths: Mapping[str, Sequence[float]], bins: int = 20) -> dict:
-    """Lengths of several policies in the same bins: {edges: (bins + 1,), counts: {policy: (bins,)}, summary: lines}.
-
-    summary: policy, n, mean, median, longest. Every length falls into a bin; the unit is the caller's (characters or tokens).
-    """
-    arrays = {name: np.asarray(values, dtype=np.float64).ravel() for name, values in lengths.items()}
-    if not arrays or any(not len(values) for values in arrays.values()):
-        raise KitError("a length histogram needs at least one length for every policy")
-    if any(not np.isfinite(values).all() or (values < 0).any() for values in arrays.values()):
-        raise KitError("a length is negative or not a number")
-    edges = np.histogram_bin_edges(np.concatenate(list(arrays.values())), bins=bins)
-    counts = {name: np.histogram(values, edges)[0].tolist() for name, values in arrays.items()}
-    summary = [{"policy": name, "n": len(values), "mean": float(values.mean()), "median": float(np.median(values)),
-                "longest": float(values.max())} for name, values in arrays.items()]
-    return {"edges": edges.tolist(), "counts": counts, "summary": summary}
-
-
 def best_of_n_peak(scores_proxy: Sequence, scores_gold: Sequence, ns: Sequence[int], confidence: float = 0.95, seed: int = 0) -> dict:
     """Does more of the proxy cost truth? The n with most gold against the largest n, tested on prompts that did not choose it.
 

@@ -163,7 +163,7 @@ def run_seed(
         "seconds": round(time.monotonic() - started, 1),
     }
     if not keep:
-        _release(course, made)
+        _release(made)
     return result
 
 
@@ -180,7 +180,7 @@ def _check_equal(made: dict[str, list[Iteration]], seed: int) -> None:
         raise KitError(f"seed {seed}: the arms took different numbers of steps ({steps}); lower labeling.max_pairs")
 
 
-def _release(course: Course, made: dict[str, list[Iteration]]) -> None:
+def _release(made: dict[str, list[Iteration]]) -> None:
     """Removes this seed's policies and samples; the result has their numbers. Shared models stay."""
     folders = set()
     for iterations in made.values():

@@ -161,23 +161,14 @@ def draw_label_noise(
     gaps, probabilities = gaps[kept], probabilities[kept]
     edges = np.asarray(edges if edges is not None else [0, 0.5, 1, 2, 3, 4, 6, 10.01])
     place = np.digitize(np.abs(gaps), edges) - 1
+    bins = [place == k for k in np.unique(place)]
+    x = [np.abs(gaps[here]).mean() for here in bins]
+    share, low, high = np.reshape([share_of(gaps[here] > 0) for here in bins], (-1, 3)).T  # no pair: three empty columns
     fig, (ax, counts) = style.figure(1, 2, width=9.6, height=3.6, width_ratios=[2, 1])
-    for k in sorted(set(place.tolist())):
-        here = place == k
-        share, low, high = share_of(gaps[here] > 0)
-        first = k == min(place)
-        x = float(np.abs(gaps[here]).mean())
-        ax.errorbar(
-            [x],
-            [share],
-            yerr=style.errors([share], [low], [high]),
-            fmt="o",
-            color=style.MODEL,
-            capsize=3,
-            label="labels that agree with the truth (95 % interval)" if first else None,
-        )
-        ax.plot([x], [probabilities[here].mean()], "x", color=style.CEILING, markersize=8, markeredgewidth=2,
-                label="what the annotator's rule predicts" if first else None)  # fmt: skip
+    ax.errorbar(x, share, yerr=style.errors(share, low, high), fmt="o", color=style.MODEL, capsize=3,
+                label="labels that agree with the truth (95 % interval)")  # fmt: skip
+    ax.plot(x, [probabilities[here].mean() for here in bins], "x", color=style.CEILING, markersize=8, markeredgewidth=2,
+            label="what the annotator's rule predicts")  # fmt: skip
     style.chance(ax)
     ax.set_ylim(0, 1.05)
     distance = "distance in gold utility (points)"
