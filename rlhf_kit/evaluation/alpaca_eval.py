@@ -32,10 +32,12 @@ def alpaca_eval_win_rate(preference: Sequence[float], length_model: Sequence[flo
                          gamed: Mapping[str, Sequence[float]] | None = None) -> dict[str, float]:
     """The length-controlled win rate as the official code fits it; keys as `length_controlled_win_rate`, in percent.
 
-    preference, length_model, length_baseline, instruction_difficulty: (N,) as there; without a difficulty this is the
-    official "length_controlled_minimal". gamed: columns preference (in [0, 1]), std_delta_len (length of the
+    preference, length_model, length_baseline (characters), instruction_difficulty: (N,) as there; without a difficulty
+    this is the official "length_controlled_minimal". gamed: columns preference (in [0, 1]), std_delta_len (length of the
     baseline less the model's, over its standard deviation) and instruction_difficulty of the gamed rows;
     None is the official "length_controlled_noreg". lc_win_rate_se is the official one: too small, see above.
+    `extreme_change` is the official warning. KitError for columns that do not fit (as there), equal length differences
+    and gamed rows without a needed column.
     """
     columns = checked_columns(preference, length_model, length_baseline, instruction_difficulty)
     p, gap = columns["preference"], columns["length_model"] - columns["length_baseline"]
@@ -101,9 +103,10 @@ def estimate_difficulty(preferences: Mapping[str, Sequence[float]], lengths: Map
     """How easily the baseline is beaten on each of your own prompts, (N,), from several models on the same prompts.
 
     One logistic regression over all models: a term a model, its own slope of tanh(length difference), and one
-    number a prompt, shrunk towards zero (`strength`: variance of the normal prior). preferences, lengths: by model,
-    each (N,) in the order of length_baseline. To be passed on as `instruction_difficulty`; the scale is
-    logits. The paper fits slopes on the difficulty by model as well and does so once, on many models.
+    number a prompt, shrunk towards zero (`strength`: variance of the normal prior). preferences, lengths (characters):
+    by model, each (N,) in the order of length_baseline. To be passed on as `instruction_difficulty`; the scale is
+    logits. The paper (arXiv 2404.04475) fits slopes on the difficulty by model as well and does so once, on many models.
+    KitError for fewer than two models, other models in lengths than in preferences, and columns that do not fit.
     """
     from scipy import sparse
     from sklearn.linear_model import LogisticRegression

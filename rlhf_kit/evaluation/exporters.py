@@ -37,7 +37,7 @@ OPENAI_API_KEY=... side-arena/bin/python gen_judgment.py
 
 
 def official_command(benchmark: str, path: str | Path, model: str) -> str:
-    """The commands that judge an exported file with the official tool, in an environment of its own."""
+    """The commands that judge an exported file with the official tool, in an environment of its own; KitError for no key of `OFFICIAL`."""
     if benchmark not in OFFICIAL:
         raise KitError(f"unknown benchmark {benchmark!r}; known: {', '.join(OFFICIAL)}")
     return OFFICIAL[benchmark].format(path=path, folder=Path(path).parent, model=model)
@@ -47,7 +47,10 @@ def official_command(benchmark: str, path: str | Path, model: str) -> str:
 
 
 def next_turn(questions: Sequence[Mapping], answers: Sequence[Sequence[str]]) -> list[list[dict]]:
-    """The messages to answer next, after the answers given so far (one list a question): MT-Bench's second turn."""
+    """The messages to answer next, after the answers given so far (one list a question): MT-Bench's second turn.
+
+    KitError for another number of questions than of answers, a question twice, and one with all its turns answered.
+    """
     _same(questions, answers)
     prompts = []
     for row, given in zip(questions, answers, strict=True):
@@ -64,14 +67,20 @@ def next_turn(questions: Sequence[Mapping], answers: Sequence[Sequence[str]]) ->
 
 
 def export_alpaca_eval(path: str | Path, questions: Sequence[Mapping], answers: Sequence[str], model: str) -> Path:
-    """The outputs file of AlpacaEval: a JSON list of {instruction, output, generator, dataset}."""
+    """The outputs file of AlpacaEval: a JSON list of {instruction, output, generator, dataset}.
+
+    KitError for another number of questions than of answers, and for a question twice.
+    """
     _same(questions, answers)
     return write_json(path, [{"instruction": row["turns"][0], "output": answer, "generator": model,
                               "dataset": row.get("category") or "own"} for row, answer in zip(questions, answers, strict=True)])
 
 
 def export_mt_bench(path: str | Path, questions: Sequence[Mapping], answers: Sequence[Sequence[str]], model: str) -> Path:
-    """FastChat's model_answer JSONL; answers: for each question a list with one text a turn."""
+    """FastChat's model_answer JSONL; answers: for each question a list with one text a turn.
+
+    KitError as for `export_alpaca_eval`, for another number of texts than turns, and for a model name that is no file name.
+    """
     _same(questions, answers)
     rows = []
     for row, turns in zip(questions, answers, strict=True):
@@ -87,7 +96,7 @@ def export_arena_hard(path: str | Path, questions: Sequence[Mapping], answers: S
     """arena-hard-auto's model_answer JSONL, with the style counts that its style control reads.
 
     tokens: lengths by GPT-4o's tokenizer where you have them; else words stand in for token_len. Their
-    utils/add_markdown_info.py recounts both.
+    utils/add_markdown_info.py recounts both. KitError as for `export_mt_bench`.
     """
     _same(questions, answers)
     rows = []

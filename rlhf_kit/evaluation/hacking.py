@@ -18,7 +18,8 @@ def sampled_kl(logprob: Sequence[float], reference_logprob: Sequence[float], pro
     samples of another policy give another number. kl is the mean log ratio (unbiased); kl_k3 the mean of exp(-d) - 1 + d
     (d the log ratio), unbiased too, never negative and steadier near 0, but useless far away: its exp(-d) is then rare
     and huge. Where the two disagree by more than their errors, believe kl. Standard errors are over prompts, each counting once.
-    `sampling.kl_rows` gives the exact sum over the vocabulary at every step, with less noise.
+    `sampling.kl_rows` gives the exact sum over the vocabulary at every step, with less noise. KitError for columns that do not
+    fit and for log-probabilities that are not finite.
     """
     a, b = (np.asarray(x, dtype=np.float64).ravel() for x in (logprob, reference_logprob))
     if len(a) != len(b) or not len(a):
@@ -62,7 +63,8 @@ def hacking_report(before: Sequence[Mapping], after: Sequence[Mapping], confiden
     before, after: answers of two policies to the same prompts and samples, rows with prompt_id, sample, reward, gold, parts
     and length (characters), as `stages.evaluation` leaves them. Keys: part, before, after, difference, low, high (paired
     t interval over prompts), p_adjusted (Holm over the parts; None for the first three lines), sold.
-    sold: the reward rose and this part (or gold) fell, each beyond doubt.
+    sold: the reward rose and this part (or gold) fell, each beyond doubt. KitError where the two did not answer the same prompts
+    and samples, or no gold is known.
     """
     from statsmodels.stats.multitest import multipletests
 
@@ -93,7 +95,7 @@ def hacking_report(before: Sequence[Mapping], after: Sequence[Mapping], confiden
 def parts_by_section(before: Sequence[Mapping], after: Sequence[Mapping]) -> dict[str, dict[str, float]]:
     """Mean change of every part of the gold utility in every section (a row's category): part -> section -> after minus before.
 
-    before, after: as for `hacking_report`, in any order, and paired as there. Sections come in the order of `before`.
+    before, after: as for `hacking_report`, in any order, and paired as there (KitError as there). Sections come in the order of `before`.
     """
     keys, (old, new) = _paired(before, after)
     sections: dict[str, list[tuple]] = {row["category"]: [] for row in before}
@@ -111,7 +113,8 @@ def best_of_n_peak(scores_proxy: Sequence, scores_gold: Sequence, ns: Sequence[i
 
     scores_proxy, scores_gold: (prompts, k). The peak is chosen on one random half of the prompts, the loss from there to the
     largest n measured on the other: a maximum found and tested on the same prompts finds a fall in noise. Returns peak_n,
-    largest_n, loss (gold at the largest n less gold at the peak), low, high, p, over_optimised.
+    largest_n, loss (gold at the largest n less gold at the peak), low, high, p, over_optimised. KitError for fewer than two
+    values of n, fewer than eight prompts, and scores as for `best_of_n_mean`.
     """
     ns = sorted({int(n) for n in ns})
     if len(ns) < 2:

@@ -25,7 +25,8 @@ BENCHMARKS = ("alpaca_eval", "mt_bench", "arena_hard")
 def benchmark_prompts(benchmark: str, path: str | Path) -> list[dict]:
     """The questions of an official file: rows with question_id, prompt (messages of the first turn), turns, category.
 
-    "alpaca_eval": alpaca_eval.json of the hub's tatsu-lab/alpaca_eval; "mt_bench", "arena_hard": question.jsonl.
+    "alpaca_eval": alpaca_eval.json of the hub's tatsu-lab/alpaca_eval; "mt_bench", "arena_hard": question.jsonl. KitError for
+    another benchmark, a file that cannot be read, a question without id or text, and one that stands there twice.
     """
     rows = read_json(path) if benchmark == "alpaca_eval" else _lines(path)
     found = []
@@ -55,6 +56,7 @@ def read_alpaca_eval(path: str | Path) -> tuple[list[dict], Ledger]:
     beats the baseline), length_model, length_baseline (characters), model, baseline, dataset; and the ledger.
 
     There 1 is the baseline's win, 2 the model's, and 0 a tie; annotations without a preference are dropped and counted.
+    KitError names the annotation that lacks a field or holds no text or number where one belongs.
     """
     rows, dropped = [], 0
     table = read_json(path)
@@ -86,7 +88,8 @@ def read_alpaca_eval(path: str | Path) -> tuple[list[dict], Ledger]:
 def read_mt_bench(path: str | Path) -> tuple[list[dict], Ledger]:
     """gpt-4_single.jsonl as rows: question_id, turn, model, judge, score (1 to 10); and the ledger.
 
-    The score -1 means that FastChat found no rating in the judge's reply; such rows are dropped and counted.
+    The score -1 means that FastChat found no rating in the judge's reply; such rows are dropped and counted. KitError names the
+    line that lacks a field or holds another score.
     """
     rows, dropped, table = [], 0, _lines(path)
     for number, row in enumerate(table):
@@ -122,7 +125,8 @@ def read_arena_hard(path: str | Path, answers: Mapping[str, str | Path] | None =
 
     Game 1 shows the baseline as A, game 2 the model; a question with a game without a verdict is dropped, as officially, and
     counted. answers: {model: its model_answer JSONL, of either layout}, with `baseline` among them, adds style and
-    baseline_style. The lengths are the files' token_len where they have it, so both must count alike; else words.
+    baseline_style. The lengths are the files' token_len where they have it, so both must count alike; else words. KitError
+    names the line of a judgement without its fields or with an unknown verdict, and an answer that is missing.
     """
     styles = {name: _styles(file) for name, file in (answers or {}).items()}
     if answers and baseline not in styles:

@@ -67,6 +67,7 @@ def share_interval(share: Sequence[float], n: Sequence[int], confidence: float =
     """(low, high) of shares of n independent cases, by Wilson: it has a width also where no case or every case counts.
 
     share: (N,) in 0 to 1; n: (N,) or one number for all. Cases that belong to one prompt want `cluster_interval`.
+    low and high have the arguments' common shape.
     """
     from statsmodels.stats.proportion import proportion_confint
 

@@ -78,7 +78,7 @@ def arena_battles(verdicts: Iterable[Mapping], judge: str) -> list[dict]:
 
 
 def lengths(verdicts: Iterable[Mapping], judge: str, policy: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(preference, the policy's length, the baseline's length), each (N,), one sampled answer a prompt.
+    """(preference, the policy's length, the baseline's length in characters), each (N,), one sampled answer a prompt.
 
     One answer, since the length-controlled fit wants independent rows; answers without a verdict are left out.
     """
@@ -91,7 +91,8 @@ def lengths(verdicts: Iterable[Mapping], judge: str, policy: str) -> tuple[np.nd
 def controlled(
     preference: np.ndarray, own: np.ndarray, base: np.ndarray, difficulty: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """`length_controlled_win_rate`; where length alone decides, its controlled rate is None instead of an error."""
+    """`length_controlled_win_rate` of (N,) verdicts and lengths in characters; where length alone decides, its controlled rate is
+    None instead of an error."""
     try:
         return dict(length_controlled_win_rate(preference, own, base, difficulty))
     except KitError:

@@ -59,7 +59,7 @@ def draw_length(by_prompt: Mapping[str, Sequence[float]], length: Sequence[float
                 groups: Sequence, paper: Mapping[str, float] | None = None) -> Figure:
     """Taste for length inside a prompt: the correlations (paper Fig. 3), and how far the score moves with the length.
 
-    by_prompt: score -> one correlation a prompt. length, scores (score -> values), groups (prompt ids): (N,) answers. Both of the
+    by_prompt: score -> one correlation a prompt. length (characters), scores (score -> values), groups (prompt ids): (N,) answers. Both of the
     right panel's axes are distances from the prompt's own mean, scores in standard deviations. paper: values to mark.
     """
     fig, (ax, slope) = style.figure(1, 2, width=11.0, height=4.2)

@@ -29,7 +29,7 @@ def by_section(rows: Sequence[Mapping]) -> dict[str, list[int]]:
 def by_group(pairs: Sequence[Mapping], lengths: Mapping[str, Sequence[float]], key: str) -> dict[str, dict]:
     """The lengths of each group of pairs: group -> {pairs, prompts (numbers), and the lists of `lengths`}, all pairs first.
 
-    lengths: prompt, chosen, rejected -> a length for each pair. key: the column that names the group. Where there is
+    lengths: prompt, chosen, rejected -> a length for each pair, in tokens or characters. key: the column that names the group. Where there is
     one group only, it stands alone. The first is called "all", or "all pairs" where a group of its own has that name.
     """
     places: dict[str, list[int]] = {}
@@ -65,7 +65,7 @@ def token_lengths(pairs: Sequence[Mapping], tokenizer: Callable[..., Mapping]) -
 
 
 def with_columns(rows: Sequence[Mapping], **columns: Sequence | None) -> list[dict]:
-    """The rows with more columns, a value a row; a column that is None is None in every row."""
+    """The rows with more columns, a value a row, else ValueError; a column that is None is None in every row."""
     filled = {
         name: [None] * len(rows) if values is None else [_plain(value) for value in values]
         for name, values in columns.items()

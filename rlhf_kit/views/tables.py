@@ -16,7 +16,7 @@ def escape(text: Any) -> str:
 
 
 def clip(text: str, characters: int = 160) -> str:
-    """A long text cut at a word, with an ellipsis."""
+    """A text of more than so many characters cut at a word, with an ellipsis."""
     text = str(text)
     return text if len(text) <= characters else text[:characters].rsplit(" ", 1)[0] + " ..."
 
@@ -49,6 +49,7 @@ def table(rows: Sequence[Any], columns: Sequence[str], digits: int = 3) -> str:
     """A Markdown table. rows: lists in the order of `columns`, or dicts, from which the columns are picked.
 
     Numbers stand on the right, text on the left; everything is escaped, so answers of a model can be shown as they are.
+    ValueError for a row with another number of cells than columns.
     """
     lines = [[row.get(c) for c in columns] if hasattr(row, "get") else list(row) for row in rows]
     wrong = [line for line in lines if len(line) != len(columns)]

@@ -21,7 +21,10 @@ DRAWS = 20
 def outcomes(
     rows: Sequence[Mapping], first: str, second: str, temperature: float, judge: str
 ) -> dict[str, np.ndarray]:
-    """Prompt by prompt, sample 0 of each: gap (judge's value of the first minus the second), and both lengths."""
+    """Prompt by prompt, sample 0 of each: gap (judge's value of the first minus the second), and both lengths (characters).
+
+    KitError for a policy without answers at the temperature.
+    """
     side = {}
     for name in (first, second):
         side[name] = {
@@ -202,6 +205,7 @@ def is_it_really_better(
 
     rows: of `stages.evaluation`. seeds: one paired difference a seed (data/expected/online_vs_offline.json), or None.
     One answer a prompt is judged, so that prompts are the unit of luck. Opens with few prompts, where little is told apart.
+    KitError for a policy that was not evaluated.
     """
     policies = list(dict.fromkeys(row["policy"] for row in rows))
     for name in (first, second):
