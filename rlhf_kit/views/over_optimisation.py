@@ -90,7 +90,7 @@ def draw_length(by_prompt: Mapping[str, Sequence[float]], length: Sequence[float
 
 def draw_accuracy_by_gap(sets: Mapping[str, tuple[Sequence, Sequence, Sequence]], whole: Mapping[str, Sequence[float]],
                          annotator: Callable[[np.ndarray], np.ndarray] | None = None,
-                         edges: Sequence[float] = (0, 0.5, 1, 2, 4, 6, 10), x: str = "distance in gold utility") -> Figure:
+                         edges: Sequence[float] = (0, 0.5, 1, 2, 4, 6, 10)) -> Figure:
     """Accuracy by the distance between two answers, and over all pairs of each set, with 95 % intervals.
 
     sets: name -> (distances, hits, prompt ids), a prompt's pairs being one witness. whole: name -> (share, low, high, the share
@@ -126,7 +126,7 @@ def draw_accuracy_by_gap(sets: Mapping[str, tuple[Sequence, Sequence, Sequence]]
     everything.set_ylim(len(sets) - 0.4, -0.6)
     style.legend_below(ax, 2)
     style.legend_below(everything, 1)
-    style.label(ax, "Accuracy by how far apart the answers truly are", x, "share ordered as the truth")
+    style.label(ax, "Accuracy by how far apart the answers truly are", "distance in gold utility", "share ordered as the truth")
     style.label(everything, "The same model on other answers", "share ordered as the truth, all pairs")
     return fig
 

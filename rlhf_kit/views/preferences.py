@@ -149,9 +149,7 @@ def draw_ceiling(
     return fig
 
 
-def draw_label_noise(
-    gaps: Sequence[float], probabilities: Sequence[float], edges: Sequence[float] | None = None
-) -> Figure:
+def draw_label_noise(gaps: Sequence[float], probabilities: Sequence[float]) -> Figure:
     """Share of labels that agree with the truth, by how far the two answers are apart.
 
     gaps: gold(chosen) - gold(rejected), one a pair. probabilities: the annotator's probability for the better answer.
@@ -159,8 +157,7 @@ def draw_label_noise(
     gaps, probabilities = np.asarray(gaps, dtype=float), np.asarray(probabilities, dtype=float)
     kept = gaps != 0
     gaps, probabilities = gaps[kept], probabilities[kept]
-    edges = np.asarray(edges if edges is not None else [0, 0.5, 1, 2, 3, 4, 6, 10.01])
-    place = np.digitize(np.abs(gaps), edges) - 1
+    place = np.digitize(np.abs(gaps), [0, 0.5, 1, 2, 3, 4, 6, 10.01])
     bins = [place == k for k in np.unique(place)]
     x = [np.abs(gaps[here]).mean() for here in bins]
     share, low, high = np.reshape([share_of(gaps[here] > 0) for here in bins], (-1, 3)).T  # no pair: three empty columns
@@ -205,10 +202,8 @@ def draw_ledger(
     return fig
 
 
-def draw_lengths(
-    chosen: Mapping[str, Sequence[float]], rejected: Mapping[str, Sequence[float]], unit: str = "tokens"
-) -> Figure:
-    """Mean length of chosen and rejected answers in each group, with 95 % intervals of the mean."""
+def draw_lengths(chosen: Mapping[str, Sequence[float]], rejected: Mapping[str, Sequence[float]]) -> Figure:
+    """Mean length in tokens of chosen and rejected answers in each group, with 95 % intervals of the mean."""
     groups = list(chosen)
     series, ends = {}, {}
     for name, lengths in (("chosen", chosen), ("rejected", rejected)):
@@ -218,5 +213,5 @@ def draw_lengths(
         ax, groups, series, intervals=ends, palette={"chosen": style.BLUE, "rejected": style.VERMILION}
     )
     style.legend_outside(ax)
-    style.label(ax, "Is the chosen answer longer? Mean length of both sides (95 % intervals)", "pairs of", f"mean length ({unit})")
+    style.label(ax, "Is the chosen answer longer? Mean length of both sides (95 % intervals)", "pairs of", "mean length (tokens)")
     return fig

@@ -36,15 +36,6 @@ def cell(value: Any, digits: int = 3) -> str:
     return escape(value)
 
 
-def interval(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:
-    """A number with its 95 % interval: 0.812 (0.790 to 0.833)."""
-    if value is None:
-        return "-"
-    if low is None or high is None:
-        return f"{value:.{digits}f}"
-    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-
 def table(rows: Sequence[Any], columns: Sequence[str], digits: int = 3) -> str:
     """A Markdown table. rows: lists in the order of `columns`, or dicts, from which the columns are picked.
 
