@@ -64,7 +64,10 @@ def reliability_table(probabilities: Sequence[float], outcomes: Sequence[float],
 
 def expected_calibration_error(probabilities: Sequence[float], outcomes: Sequence[float],
                                bins: int = 10) -> float:
-    """Mean gap between predicted and observed over the bins of `reliability_table`, weighted by size; arguments and KitError as there."""
+    """Mean gap between predicted and observed over the bins of `reliability_table`, weighted by size (arXiv 1706.04599).
+
+    Arguments and KitError as there.
+    """
     table = reliability_table(probabilities, outcomes, bins)
     total = sum(row["n"] for row in table)
     return float(sum(row["n"] * abs(row["predicted"] - row["observed"]) for row in table) / total)

@@ -77,7 +77,7 @@ def share_interval(share: Sequence[float], n: Sequence[int], confidence: float =
 
 
 def share_of(hits: Sequence[float]) -> Interval:
-    """Share and Wilson's 95 % interval of (N,) ones, zeros and halves (ties) that are independent cases."""
+    """Share and Wilson's 95 % interval of (N,) ones, zeros and halves (ties) that are independent cases; one or more."""
     mean = float(np.mean(hits))
     return Interval(mean, *map(float, share_interval(mean, len(hits))))
 
