@@ -21,7 +21,7 @@ def best_of_n_mean(chooser: Sequence, values: Sequence, n: int) -> np.ndarray:
     """Expected value of the sample that `chooser` ranks first among n: (prompts,), unbiased.
 
     chooser, values: (prompts, k) numbers of the same k >= n samples. The mean over all subsets of size n, in
-    closed form (arXiv 2112.09332, appendix I): the i-th smallest of k is the best of a subset with probability
+    closed form (arXiv 2112.09332): the i-th smallest of k is the best of a subset with probability
     C(i-1, n-1) / C(k, n).
     Samples that the chooser holds equal share their chance. KitError for other shapes, n outside 1 to k, and numbers
     that are not finite.
