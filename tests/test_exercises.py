@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import trl_kit
 
 from rlhf_kit import cli, exercises
 from rlhf_kit.errors import KitError
@@ -522,6 +521,8 @@ def test_the_reward_is_read_where_transformers_reads_it(tiny_folder, machine):
 
 
 def test_the_loss_with_a_margin_equals_trl(tiny_folder, tiny_rows, machine, settings, tmp_path):
+    import trl_kit
+
     margins = [0.0, 0.5, 1.0, 2.0, 0.25, 3.0]
     _, theirs, chosen, rejected = trl_kit.reward_loss(tiny_folder, tiny_rows.pairs[:6], machine, settings, tmp_path, margins)
     ours = solved("03", 1)(chosen, rejected, torch.tensor(margins))

@@ -30,7 +30,7 @@ def be_the_judge(
 
     pairs: of `judged_pairs`. path: a .jsonl file that takes every label at once, in the standard preference format, so
     that `load_preferences(path)` reads them and a later sitting goes on where you stopped. Static: your saved labels if
-    there are LEAST of them, else those of a stand-in (see `stand_in`), which the text says. KitError for fewer than two pairs.
+    there are LEAST of them, else those of a stand-in (see `stand_in`), which the text says. Two or more pairs are needed.
     """
     if len(pairs) < 2:
         raise KitError("there are fewer than two pairs to judge")

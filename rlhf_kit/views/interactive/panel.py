@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from rlhf_kit.errors import KitError
 from rlhf_kit.views.interactive.colab import enable_widgets
-from rlhf_kit.views.tables import escape, table
+from rlhf_kit.views.tables import table
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -167,11 +167,18 @@ def _display(bundle: Mapping[str, Any], said: Said, words: bool) -> None:
 
     display(dict(bundle), metadata={"image/png": {"alt": said.text}}, raw=True)
     if words:
-        parts = [escape(said.text)]
+        parts = [_plain(said.text)]
         if said.rows:
-            parts += [f"**{escape(said.heading)}**"] if said.heading else []
+            parts += [f"**{_plain(said.heading)}**"] if said.heading else []
             parts.append(table(said.rows, said.columns))
         display(Markdown("\n\n".join(parts)))
+
+
+def _plain(text: str) -> str:
+    """A sentence of ours as Markdown: only what would be read as mark-up is escaped."""
+    from rlhf_kit.views.tables import escape
+
+    return escape(text)
 
 
 def _make_live(panel: Panel, drawing: Drawing, paint, controls: Mapping, extra: Sequence, name: str) -> None:
