@@ -28,7 +28,7 @@ def paired_t(rng, seed):
 
 
 def seeds(rng, seed):
-    found = evaluation.seeds_interval(rng.normal(1.0, 2.0, 8))
+    found = evaluation.mean_interval(rng.normal(1.0, 2.0, 8))
     return found.low, found.high, 1.0
 
 

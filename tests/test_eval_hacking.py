@@ -9,7 +9,6 @@ from rlhf_kit.errors import KitError
 from rlhf_kit.evaluation.hacking import (
     best_of_n_peak,
     hacking_report,
-    length_histogram,
     parts_by_section,
     sampled_kl,
 )
@@ -81,14 +80,6 @@ def test_hacking_reports_need_the_same_prompts_and_a_truth():
         hacking_report([{**row, "parts": None} for row in answers(0)], answers(1))
     with pytest.raises(KitError, match="one policy at one temperature"):
         hacking_report(answers(0) * 2, answers(1))
-
-
-def test_every_length_falls_into_a_bin():
-    found = length_histogram({"a": [1, 2, 3], "b": [3, 100]}, bins=5)
-    assert sum(found["counts"]["a"]) == 3 and sum(found["counts"]["b"]) == 2 and len(found["edges"]) == 6
-    assert found["summary"][1] == {"policy": "b", "n": 2, "mean": 51.5, "median": 51.5, "longest": 100}
-    with pytest.raises(KitError, match="at least one length"):
-        length_histogram({"a": []})
 
 
 def test_a_peak_is_found_where_it_is_and_not_in_noise():

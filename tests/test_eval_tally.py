@@ -33,6 +33,8 @@ def test_rows_are_picked_by_all_that_is_wanted_and_groups_keep_their_names():
     assert tally.records(table, ["score", "length"], judge="gold") == [{"judge": "gold", "model": "main", "score": 51.0, "length": 80}]
     with pytest.raises(ValueError):
         tally.records(table, ["score"])
+    told = [{"prompt_id": i // 3, "gold": float(i % 5)} for i in range(30)]
+    assert tally.mean_of(told, "gold") == evaluation.cluster_interval([row["gold"] for row in told], [i // 3 for i in range(30)])
 
 
 def test_win_rates_leave_out_and_count_what_a_judge_could_not_read():
@@ -95,7 +97,7 @@ def test_where_length_decides_alone_there_is_no_controlled_win_rate():
     won, longer = np.array([1.0, 1, 1, 0, 0, 0]), np.array([120, 130, 140, 80, 70, 60])
     found = tally.length_control((won, longer, np.full(6, 100)), {"a": made(1, 6), "b": made(2, 6)})
     assert (found["lc_win_rate"], found["lc_win_rate_se"], found["hard_win_rate"]) == (None, None, None)
-    assert found["win_rate"] == 50.0 and found["win_rate_se"] == pytest.approx(100 * won.std() / 6**0.5)
+    assert found["win_rate"] == 50.0 and found["win_rate_se"] == pytest.approx(100 * won.std(ddof=1) / 6**0.5)  # as where it can be controlled
 
 
 def test_answers_that_end_and_a_reward_model_beside_the_rule_of_length():

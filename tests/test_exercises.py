@@ -521,27 +521,13 @@ def test_the_reward_is_read_where_transformers_reads_it(tiny_folder, machine):
 
 
 def test_the_loss_with_a_margin_equals_trl(tiny_folder, tiny_rows, machine, settings, tmp_path):
-    from datasets import Dataset
-    from trl import RewardConfig
+    import trl_kit
 
-    from rlhf_kit import models, training
-    from rlhf_kit.trainers.arguments import trainer_args
-    from rlhf_kit.trainers.rows import encode_rows, reward_encoder
-
-    model, tokenizer = models.new_reward_model(tiny_folder, machine, seed=3)
-    with torch.no_grad():
-        model.score.weight.mul_(40)
-    columns, _ = encode_rows(tiny_rows.pairs[:6], reward_encoder(tokenizer, 128), "reward")
     margins = [0.0, 0.5, 1.0, 2.0, 0.25, 3.0]
-    arguments = trainer_args(RewardConfig, tmp_path, settings, machine, 0, 6, False, center_rewards_coefficient=None)
-    trainer = training._Reward(model=model, processing_class=tokenizer, args=arguments, train_dataset=Dataset.from_dict({**columns, "margin": margins}))
-    batch = trainer.data_collator([{**{k: columns[k][i] for k in columns}, "margin": margins[i]} for i in range(6)])
-    theirs = float(trainer.compute_loss(trainer.model, {**batch}).detach())
-    score = lambda ids: model.score(model.model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1])[0]  # noqa: E731
-    chosen, rejected = (torch.stack([score(ids) for ids in columns[side]]).detach() for side in ("chosen_ids", "rejected_ids"))
+    _, theirs, chosen, rejected = trl_kit.reward_loss(tiny_folder, tiny_rows.pairs[:6], machine, settings, tmp_path, margins)
     ours = solved("03", 1)(chosen, rejected, torch.tensor(margins))
-    assert float(ours) == pytest.approx(theirs, abs=1e-5)
-    assert abs(float(solved("03", 1)(chosen, rejected, torch.zeros(6))) - theirs) > 0.01
+    assert float(ours) == pytest.approx(float(theirs), abs=1e-5)
+    assert abs(float(solved("03", 1)(chosen, rejected, torch.zeros(6))) - float(theirs)) > 0.01
 
 
 # ---------------------------------------------------------------- one source

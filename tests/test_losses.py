@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import trl_kit
 
 from rlhf_kit import losses
 from rlhf_kit.errors import KitError
@@ -163,37 +164,8 @@ def test_dpo_equals_trl(tiny_folder, tiny_rows, machine, settings, tmp_path, smo
 
 
 def test_bradley_terry_equals_trl(tiny_folder, tiny_rows, machine, settings, tmp_path):
-    from datasets import Dataset
-    from trl import RewardConfig
-
-    from rlhf_kit import models, training
-    from rlhf_kit.trainers.arguments import trainer_args
-    from rlhf_kit.trainers.rows import encode_rows, reward_encoder
-
-    model, tokenizer = models.new_reward_model(tiny_folder, machine, seed=3)
-    with torch.no_grad():
-        model.score.weight.mul_(40)
-    columns, _ = encode_rows(tiny_rows.pairs[:6], reward_encoder(tokenizer, 128), "reward")
-    trainer = training._Reward(
-        model=model,
-        processing_class=tokenizer,
-        train_dataset=Dataset.from_dict(columns),
-        args=trainer_args(
-            RewardConfig, tmp_path, settings, machine, 0, 6, False, center_rewards_coefficient=None
-        ),
-    )
-    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(6)])
-    theirs = trainer.compute_loss(trainer.model, {**batch})
-
-    def reward(ids):  # each row alone and without padding; the score is that of the end token
-        hidden = model.model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1]
-        return model.score(hidden)[0]
-
-    chosen, rejected = (
-        torch.stack([reward(ids) for ids in columns[side]]) for side in ("chosen_ids", "rejected_ids")
-    )
+    trainer, theirs, chosen, rejected = trl_kit.reward_loss(tiny_folder, tiny_rows.pairs[:6], machine, settings, tmp_path)
     ours, metrics = losses.bradley_terry_loss(chosen, rejected)
-    ours, theirs = ours.detach(), theirs.detach()
     assert abs(float(ours) - math.log(2)) > 0.01
     assert float(theirs) == pytest.approx(float(ours), abs=1e-5)
     seen = trainer._metrics["train" if trainer.model.training else "eval"]

@@ -7,8 +7,20 @@ import pytest
 from figures_kit import drawn, strict_and_tidy, texts  # noqa: F401  a fixture of every test
 
 from rlhf_kit.evaluation import cluster_interval
-from rlhf_kit.views import clip, escape, policy, reward, sft, style, table, tables, tokens_html
-from rlhf_kit.views import data as figures
+from rlhf_kit.views import (
+    clip,
+    course_map,
+    escape,
+    first_round,
+    policy,
+    preferences,
+    reward,
+    sft,
+    style,
+    table,
+    tables,
+    tokens_html,
+)
 
 HISTORY = [{"step": i, "loss": 2.0 / i, "accuracy": 0.5 + i / 40} for i in range(1, 9)]
 LINES = [{"temperature": t, "gold": 5 + t, "gold_low": 4.0, "gold_high": 7.0, "length": 80.0} for t in (1.0, 0.0)]
@@ -17,7 +29,7 @@ ROWS = [{"policy": p, "temperature": t, "prompt_id": i, "gold": float(i % 3), "l
 
 
 def test_course_map_names_every_lesson_and_fills_only_what_is_done():
-    fig = drawn(figures.draw_course_map(done=["sft"]))
+    fig = drawn(course_map.draw_course_map(done=["sft"]))
     assert all(f"{n:02d}" in texts(fig) for n in range(1, 10))
     boxes = [p for p in fig.axes[0].patches if hasattr(p, "get_boxstyle")]
     filled = [b for b in boxes if b.get_facecolor()[:3] != (1, 1, 1)]
@@ -26,7 +38,7 @@ def test_course_map_names_every_lesson_and_fills_only_what_is_done():
 
 def test_pairs_of_prompts_mark_chosen_above_rejected_and_skip_prompts_without_a_pair():
     groups = [[{"prompt_id": "a", "reward": r} for r in (0.1, 0.9, 0.4)], [{"prompt_id": "b", "reward": 0.5}] * 2]
-    fig = drawn(figures.draw_answers_of_prompts(groups, [{"prompt_id": "a", "chosen_reward": 0.9, "rejected_reward": 0.1}]))
+    fig = drawn(first_round.draw_answers_of_prompts(groups, [{"prompt_id": "a", "chosen_reward": 0.9, "rejected_reward": 0.1}]))
     marked = {line.get_marker(): line.get_ydata()[0] for line in fig.axes[0].lines
               if line.get_marker() in "^v" and len(line.get_ydata())}  # fmt: skip
     assert marked == {"^": 0.9, "v": 0.1}
@@ -34,7 +46,7 @@ def test_pairs_of_prompts_mark_chosen_above_rejected_and_skip_prompts_without_a_
 
 def test_before_after_draws_means_with_the_intervals_of_whole_prompts():
     panels = [("gold", "gold utility (0 to 10)", "What is true"), ("length", "length (characters)", "How long")]
-    fig = drawn(figures.draw_before_after(ROWS, panels, {"sft": "before"}, "Before and after"))
+    fig = drawn(first_round.draw_before_after(ROWS, panels, {"sft": "before"}, "Before and after"))
     wanted = cluster_interval([float(i % 3) for i in range(12)], range(12))
     ends = {round(float(y), 6) for segment in fig.axes[0].collections[0].get_segments() for y in segment[:, 1]}
     assert ends == {round(wanted.low, 6), round(wanted.high, 6)}
@@ -44,59 +56,35 @@ def test_before_after_draws_means_with_the_intervals_of_whole_prompts():
 
 def test_truth_and_annotator_figures():
     parts = [{"coherence": 1.0, "correctness": 0.0}, {"coherence": 0.2, "correctness": 1.0}]
-    assert "0.20" in texts(drawn(figures.draw_gold_parts(["good", "bad"], parts, [10.0, 0.3])))
-    drawn(figures.draw_gold_by_section({"sft": {"chat": [1.0, 2.0], "safety": [3.0]}, "oracle": {"chat": [9.0], "safety": [9.0]}}, "title"))
-    drawn(figures.draw_annotator_dials(lambda gap, temperature=1.0: 1 / (1 + np.exp(-gap / temperature)), {"temperature": (0.5, 2.0)}))
-    drawn(figures.draw_ceiling([0.5, 1.0], [0.9, 0.8], [0.89, 0.81], "temperature", here=0.5))
+    assert "0.20" in texts(drawn(preferences.draw_gold_parts(["good", "bad"], parts, [10.0, 0.3])))
+    drawn(preferences.draw_gold_by_section({"sft": {"chat": [1.0, 2.0], "safety": [3.0]}, "oracle": {"chat": [9.0], "safety": [9.0]}}, "title"))
+    drawn(preferences.draw_annotator_dials(lambda gap, temperature=1.0: 1 / (1 + np.exp(-gap / temperature)), {"temperature": (0.5, 2.0)}))
+    drawn(preferences.draw_ceiling([0.5, 1.0], [0.9, 0.8], [0.89, 0.81], "temperature", here=0.5))
 
 
 def test_label_noise_leaves_ties_out_and_counts_the_share_right():
-    fig = drawn(figures.draw_label_noise([0.0, 0.3, -0.3, 0.3, 0.3, 5.0], [0.5, 0.6, 0.6, 0.6, 0.6, 0.99]))
-    shares = sorted(float(c.lines[0].get_ydata()[0]) for c in fig.axes[0].containers)
-    assert shares == [0.75, 1.0]
+    fig = drawn(preferences.draw_label_noise([0.0, 0.3, -0.3, 0.3, 0.3, 5.0], [0.5, 0.6, 0.6, 0.6, 0.6, 0.99]))
+    (bars,) = fig.axes[0].containers
+    assert list(bars.lines[0].get_ydata()) == [0.75, 1.0]
+    drawn(preferences.draw_label_noise([0.0, 0.0], [0.5, 0.5]))  # nothing is left
 
 
 def test_ledger_bars_end_where_the_kept_rows_begin():
-    fig = drawn(figures.draw_ledger(10, 7, {"tie": 1, "empty_response": 2}))
+    fig = drawn(preferences.draw_ledger(10, 7, {"tie": 1, "empty_response": 2}))
     ends = [bar.get_x() for bar in fig.axes[0].patches][1:3]
     assert ends == [9, 7] and "empty response" in texts(fig)
-    drawn(figures.draw_ledger(3, 3, {}))
+    drawn(preferences.draw_ledger(3, 3, {}))
 
 
 def test_lengths_with_one_row_in_a_group():
-    drawn(figures.draw_lengths({"all": [3, 4, 5], "chat": [3]}, {"all": [3, 4, 9], "chat": [5]}))
-
-
-def test_all_pairs_stand_beside_a_group_of_that_name():
-    pairs = [{"prompt_id": i, "source": source} for i, source in enumerate(("all", "all", "b"))]
-    found = figures.by_group(pairs, {"chosen": [1, 2, 3]}, "source")
-    assert {name: of["chosen"] for name, of in found.items()} == {"all pairs": [1, 2, 3], "all": [1, 2], "b": [3]}
-    assert list(found)[0] == "all pairs"
-    assert list(figures.by_group(pairs[:2], {}, "source")) == ["all"]
+    drawn(preferences.draw_lengths({"all": [3, 4, 5], "chat": [3]}, {"all": [3, 4, 9], "chat": [5]}))
 
 
 def test_dollar_signs_in_names_are_no_formula():
     broken, formula = "a$_{$b", "$x$"  # the first is no formula at all, and ended the drawing
-    fig = drawn(figures.draw_lengths({broken: [3, 4], formula: [3, 5]}, {broken: [3, 4], formula: [5, 6]}))
+    fig = drawn(preferences.draw_lengths({broken: [3, 4], formula: [3, 5]}, {broken: [3, 4], formula: [5, 6]}))
     assert broken in texts(fig) and not any(text.get_parse_math() for text in fig.axes[0].get_xticklabels())
-    drawn(figures.draw_ledger(3, 1, {broken: 2}, formula))
-
-
-def test_two_policies_are_compared_on_the_same_prompts_only():
-    before, after = figures.same_prompts(ROWS, "sft", "online", 0.0)
-    assert [row["prompt_id"] for row in before] == [row["prompt_id"] for row in after] == list(range(12))
-    assert {(row["policy"], row["temperature"]) for row in after} == {("online", 0.0)}
-    with pytest.raises(ValueError, match="'sft' and 'online' did not answer the same prompts at temperature 1"):
-        figures.same_prompts(ROWS[1:], "sft", "online", 1.0)
-
-
-def test_token_lengths_of_pairs_count_all_turns_of_the_prompt_and_the_last_of_each_side():
-    def words(texts, add_special_tokens=True):
-        return {"input_ids": [[0] * add_special_tokens + text.split() for text in texts]}
-
-    said = lambda *texts: [{"content": text} for text in texts]  # noqa: E731
-    pair = {"prompt": said("one two", "three"), "chosen": said("one two", "a b c d"), "rejected": said("one two", "e")}
-    assert figures.token_lengths([pair, pair], words) == {"prompt": [3, 3], "chosen": [4, 4], "rejected": [1, 1]}
+    drawn(preferences.draw_ledger(3, 1, {broken: 2}, formula))
 
 
 def test_rows_of_lesson_02_by_prompt_and_by_section():
@@ -146,7 +134,7 @@ def test_whiskers_of_shares_are_wilsons_also_where_all_are_right():
     fig, (ax,) = style.figure()
     reward.draw_reliability(ax, predicted, np.ones(10), bins=2)
     marks = [ax.containers[0], reward.draw_by_gap(gaps, {"ours": np.ones(10)}).axes[0].containers[0],
-             figures.draw_label_noise(np.full(5, 1.5), np.full(5, 0.8)).axes[0].containers[0],
+             preferences.draw_label_noise(np.full(5, 1.5), np.full(5, 0.8)).axes[0].containers[0],
              policy.draw_wrong_by_margin(gaps, np.ones(10), bins=2).axes[0].containers[0]]  # fmt: skip
     for drawn_mark, n in zip(marks, (5, 2, 5, 5), strict=True):
         assert drawn_mark.lines[2][0].get_segments()[0][0, 1] == pytest.approx(n / (n + 1.959964**2))

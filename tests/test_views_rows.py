@@ -31,6 +31,32 @@ def test_prompts_and_sections_keep_the_order_of_the_rows():
     assert rows.by_prompt([]) == [] and rows.by_section([]) == {"all": []}
 
 
+def test_all_pairs_stand_beside_a_group_of_that_name():
+    pairs = [{"prompt_id": i, "source": source} for i, source in enumerate(("all", "all", "b"))]
+    found = rows.by_group(pairs, {"chosen": [1, 2, 3]}, "source")
+    assert {name: of["chosen"] for name, of in found.items()} == {"all pairs": [1, 2, 3], "all": [1, 2], "b": [3]}
+    assert list(found)[0] == "all pairs"
+    assert list(rows.by_group(pairs[:2], {}, "source")) == ["all"]
+
+
+def test_two_policies_are_compared_on_the_same_prompts_only():
+    answers = [{"policy": p, "temperature": t, "prompt_id": i} for p in ("sft", "online") for t in (1.0, 0.0) for i in range(12)]
+    before, after = rows.same_prompts(answers, "sft", "online", 0.0)
+    assert [row["prompt_id"] for row in before] == [row["prompt_id"] for row in after] == list(range(12))
+    assert {(row["policy"], row["temperature"]) for row in after} == {("online", 0.0)}
+    with pytest.raises(ValueError, match="'sft' and 'online' did not answer the same prompts at temperature 1"):
+        rows.same_prompts(answers[1:], "sft", "online", 1.0)
+
+
+def test_token_lengths_of_pairs_count_all_turns_of_the_prompt_and_the_last_of_each_side():
+    def words(texts, add_special_tokens=True):
+        return {"input_ids": [[0] * add_special_tokens + text.split() for text in texts]}
+
+    said = lambda *texts: [{"content": text} for text in texts]  # noqa: E731
+    pair = {"prompt": said("one two", "three"), "chosen": said("one two", "a b c d"), "rejected": said("one two", "e")}
+    assert rows.token_lengths([pair, pair], words) == {"prompt": [3, 3], "chosen": [4, 4], "rejected": [1, 1]}
+
+
 def test_columns_are_plain_numbers_and_must_fit():
     made = rows.with_columns(ROWS, reward=np.arange(5, dtype=np.float32), gold=None)
     assert [(row["text"], row["reward"], row["gold"]) for row in made[:2]] == [
@@ -67,12 +93,6 @@ def test_accuracy_by_section_puts_all_pairs_first():
     part = {"accuracy": 0.8, "low": 0.7, "high": 0.9, "n": 4}
     found = rows.accuracy_by_section({**part, "accuracy": 0.5, "by_category": {"chat": part}})
     assert list(found.items()) == [("all", (0.5, 0.7, 0.9)), ("chat", (0.8, 0.7, 0.9))]
-
-
-def test_a_share_of_all_or_of_halves_has_wilsons_interval():
-    share, low, high = rows.share_of([1, 1, 1, 1, 1])
-    assert (share, high) == (1.0, 1.0) and low == pytest.approx(5 / (5 + 1.959964**2))
-    assert rows.share_of([0.5, 0.5]) == rows.share_of([1, 0])
 
 
 def test_wrong_labels_by_section_keep_the_order_that_is_asked_for():

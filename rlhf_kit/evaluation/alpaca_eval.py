@@ -21,6 +21,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rlhf_kit.errors import KitError
+from rlhf_kit.evaluation.statistics import standard_error
+from rlhf_kit.evaluation.win_rates import checked_columns
 
 GAMED_WEIGHT = 0.2 / 2  # two gamed baselines share it
 
@@ -30,13 +32,13 @@ def alpaca_eval_win_rate(preference: Sequence[float], length_model: Sequence[flo
                          gamed: Mapping[str, Sequence[float]] | None = None) -> dict[str, float]:
     """The length-controlled win rate as the official code fits it; keys as `length_controlled_win_rate`, in percent.
 
-    preference, length_model, length_baseline, instruction_difficulty: (N,) as there; without a difficulty this is the
-    official "length_controlled_minimal". gamed: columns preference (in [0, 1]), std_delta_len (length of the
+    preference, length_model, length_baseline (characters), instruction_difficulty: (N,) as there; without a difficulty
+    this is the official "length_controlled_minimal". gamed: columns preference (in [0, 1]), std_delta_len (length of the
     baseline less the model's, over its standard deviation) and instruction_difficulty of the gamed rows;
     None is the official "length_controlled_noreg". lc_win_rate_se is the official one: too small, see above.
+    `extreme_change` is the official warning. KitError for columns that do not fit (as there), equal length differences
+    and gamed rows without a needed column.
     """
-    from rlhf_kit.evaluation.win_rates import checked_columns
-
     columns = checked_columns(preference, length_model, length_baseline, instruction_difficulty)
     p, gap = columns["preference"], columns["length_model"] - columns["length_baseline"]
     spread = gap.std(ddof=1)
@@ -51,9 +53,8 @@ def alpaca_eval_win_rate(preference: Sequence[float], length_model: Sequence[flo
         x, p, weight = _with_gamed(x, p, gamed)
     q = 1 / (1 + np.exp(-equal_length @ _l1_by_cross_validation(x, p, weight)))
     raw = columns["preference"]
-    error = lambda values: 100 * float(values.std(ddof=1) / np.sqrt(len(values)))  # noqa: E731
-    return {"win_rate": 100 * float(raw.mean()), "lc_win_rate": 100 * float(q.mean()), "win_rate_se": error(raw),
-            "lc_win_rate_se": error(q)}
+    return {"win_rate": 100 * float(raw.mean()), "lc_win_rate": 100 * float(q.mean()), "win_rate_se": 100 * standard_error(raw),
+            "lc_win_rate_se": 100 * standard_error(q)}
 
 
 def _with_gamed(x, p, gamed):
@@ -102,14 +103,13 @@ def estimate_difficulty(preferences: Mapping[str, Sequence[float]], lengths: Map
     """How easily the baseline is beaten on each of your own prompts, (N,), from several models on the same prompts.
 
     One logistic regression over all models: a term a model, its own slope of tanh(length difference), and one
-    number a prompt, shrunk towards zero (`strength`: variance of the normal prior). preferences, lengths: by model,
-    each (N,) in the order of length_baseline. To be passed on as `instruction_difficulty`; the scale is
-    logits. The paper fits slopes on the difficulty by model as well and does so once, on many models.
+    number a prompt, shrunk towards zero (`strength`: variance of the normal prior). preferences, lengths (characters):
+    by model, each (N,) in the order of length_baseline. To be passed on as `instruction_difficulty`; the scale is
+    logits. The paper (arXiv 2404.04475) fits slopes on the difficulty by model as well and does so once, on many models.
+    KitError for fewer than two models, other models in lengths than in preferences, and columns that do not fit.
     """
     from scipy import sparse
     from sklearn.linear_model import LogisticRegression
-
-    from rlhf_kit.evaluation.win_rates import checked_columns
 
     if len(preferences) < 2:
         raise KitError("the difficulty of prompts needs the preferences of two models or more")

@@ -68,7 +68,8 @@ class EndpointJudge:
     style "letter": a pairwise preference model (paper section 2.1) in the kit's own format; its next-token
     probabilities of A and B are read from the log-probabilities, P(A) / (P(A) + P(B)).
     tries, wait, timeout: attempts a request, seconds before the second one (see `openai_client.Client`), seconds a reply may
-    take. price_in, price_out: money a million tokens, to count the cost.
+    take. max_tokens: the longest reply in tokens. price_in, price_out: money a million tokens, to count the cost.
+    KitError for another style, a template without its places, and tries or workers below 1.
     """
 
     def __init__(self, base_url: str, model: str, cache: str | Path, *, style: str = "verdict", template: str = TEMPLATE,

@@ -8,7 +8,7 @@ import numpy as np
 
 from rlhf_kit.errors import KitError
 from rlhf_kit.evaluation.over_optimisation import best_of_n_mean
-from rlhf_kit.evaluation.statistics import paired_difference
+from rlhf_kit.evaluation.statistics import paired_difference, standard_error
 
 
 def sampled_kl(logprob: Sequence[float], reference_logprob: Sequence[float], prompt_ids: Sequence | None = None) -> dict:
@@ -18,7 +18,8 @@ def sampled_kl(logprob: Sequence[float], reference_logprob: Sequence[float], pro
     samples of another policy give another number. kl is the mean log ratio (unbiased); kl_k3 the mean of exp(-d) - 1 + d
     (d the log ratio), unbiased too, never negative and steadier near 0, but useless far away: its exp(-d) is then rare
     and huge. Where the two disagree by more than their errors, believe kl. Standard errors are over prompts, each counting once.
-    `sampling.kl_rows` gives the exact sum over the vocabulary at every step, with less noise.
+    `sampling.kl_rows` gives the exact sum over the vocabulary at every step, with less noise. KitError for columns that do not
+    fit and for log-probabilities that are not finite.
     """
     a, b = (np.asarray(x, dtype=np.float64).ravel() for x in (logprob, reference_logprob))
     if len(a) != len(b) or not len(a):
@@ -34,7 +35,7 @@ def sampled_kl(logprob: Sequence[float], reference_logprob: Sequence[float], pro
     for name, error, values in (("kl", "se", gap), ("kl_k3", "k3_se", np.expm1(-gap) + gap)):
         means = np.bincount(ids, values) / np.bincount(ids)
         found[name] = float(means.mean())
-        found[error] = float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else float("nan")
+        found[error] = standard_error(means)
     return {**found, "n": int(ids.max()) + 1}
 
 
@@ -62,7 +63,8 @@ def hacking_report(before: Sequence[Mapping], after: Sequence[Mapping], confiden
     before, after: answers of two policies to the same prompts and samples, rows with prompt_id, sample, reward, gold, parts
     and length (characters), as `stages.evaluation` leaves them. Keys: part, before, after, difference, low, high (paired
     t interval over prompts), p_adjusted (Holm over the parts; None for the first three lines), sold.
-    sold: the reward rose and this part (or gold) fell, each beyond doubt.
+    sold: the reward rose and this part (or gold) fell, each beyond doubt. KitError where the two did not answer the same prompts
+    and samples, or no gold is known.
     """
     from statsmodels.stats.multitest import multipletests
 
@@ -93,7 +95,7 @@ def hacking_report(before: Sequence[Mapping], after: Sequence[Mapping], confiden
 def parts_by_section(before: Sequence[Mapping], after: Sequence[Mapping]) -> dict[str, dict[str, float]]:
     """Mean change of every part of the gold utility in every section (a row's category): part -> section -> after minus before.
 
-    before, after: as for `hacking_report`, in any order, and paired as there. Sections come in the order of `before`.
+    before, after: as for `hacking_report`, in any order, and paired as there (KitError as there). Sections come in the order of `before`.
     """
     keys, (old, new) = _paired(before, after)
     sections: dict[str, list[tuple]] = {row["category"]: [] for row in before}
@@ -106,29 +108,13 @@ def parts_by_section(before: Sequence[Mapping], after: Sequence[Mapping]) -> dic
     return {part: {name: change(part, here) for name, here in sections.items()} for part in old[keys[0]]["parts"]}
 
 
-def length_histogram(lengths: Mapping[str, Sequence[float]], bins: int = 20) -> dict:
-    """Lengths of several policies in the same bins: {edges: (bins + 1,), counts: {policy: (bins,)}, summary: lines}.
-
-    summary: policy, n, mean, median, longest. Every length falls into a bin; the unit is the caller's (characters or tokens).
-    """
-    arrays = {name: np.asarray(values, dtype=np.float64).ravel() for name, values in lengths.items()}
-    if not arrays or any(not len(values) for values in arrays.values()):
-        raise KitError("a length histogram needs at least one length for every policy")
-    if any(not np.isfinite(values).all() or (values < 0).any() for values in arrays.values()):
-        raise KitError("a length is negative or not a number")
-    edges = np.histogram_bin_edges(np.concatenate(list(arrays.values())), bins=bins)
-    counts = {name: np.histogram(values, edges)[0].tolist() for name, values in arrays.items()}
-    summary = [{"policy": name, "n": len(values), "mean": float(values.mean()), "median": float(np.median(values)),
-                "longest": float(values.max())} for name, values in arrays.items()]
-    return {"edges": edges.tolist(), "counts": counts, "summary": summary}
-
-
 def best_of_n_peak(scores_proxy: Sequence, scores_gold: Sequence, ns: Sequence[int], confidence: float = 0.95, seed: int = 0) -> dict:
     """Does more of the proxy cost truth? The n with most gold against the largest n, tested on prompts that did not choose it.
 
     scores_proxy, scores_gold: (prompts, k). The peak is chosen on one random half of the prompts, the loss from there to the
     largest n measured on the other: a maximum found and tested on the same prompts finds a fall in noise. Returns peak_n,
-    largest_n, loss (gold at the largest n less gold at the peak), low, high, p, over_optimised.
+    largest_n, loss (gold at the largest n less gold at the peak), low, high, p, over_optimised. KitError for fewer than two
+    values of n, fewer than eight prompts, and scores as for `best_of_n_mean`.
     """
     ns = sorted({int(n) for n in ns})
     if len(ns) < 2:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlhf_kit.errors import KitError
+from rlhf_kit.evaluation.statistics import standard_error
 
 
 def bon_kl_bound(n: int) -> float:
-    """Upper bound on KL(best-of-n || policy) in nats: log n - (n - 1) / n (arXiv 2405.07863 section 3.3)."""
+    """Upper bound on KL(best-of-n || policy) in nats: log n - (n - 1) / n (arXiv 2405.07863 section 3.3); KitError for n below 1."""
     if n < 1:
         raise KitError(f"best-of-n needs n of at least 1, not {n}")
     return float(np.log(n) - (n - 1) / n)
@@ -20,8 +21,10 @@ def best_of_n_mean(chooser: Sequence, values: Sequence, n: int) -> np.ndarray:
     """Expected value of the sample that `chooser` ranks first among n: (prompts,), unbiased.
 
     chooser, values: (prompts, k) numbers of the same k >= n samples. The mean over all subsets of size n, in
-    closed form: the i-th smallest of k is the best of a subset with probability C(i-1, n-1) / C(k, n).
-    Samples that the chooser holds equal share their chance.
+    closed form (arXiv 2112.09332): the i-th smallest of k is the best of a subset with probability
+    C(i-1, n-1) / C(k, n).
+    Samples that the chooser holds equal share their chance. KitError for other shapes, n outside 1 to k, and numbers
+    that are not finite.
     """
     from scipy.special import gammaln
 
@@ -52,16 +55,16 @@ def best_of_n_curve(scores_proxy: Sequence, scores_gold: Sequence, ns: Sequence[
     """The proxy and the true score of the sample that the proxy likes best, for each n.
 
     scores_proxy, scores_gold: (prompts, k). Returns one dict per n: n, kl_bound (nats), proxy, gold and
-    oracle (chosen by gold itself), each a mean over prompts, and gold_se, its standard error over prompts.
+    oracle (chosen by gold itself), each a mean over prompts, and gold_se, its standard error over prompts. KitError as for
+    `best_of_n_mean`.
     """
     curve = []
     for n in ns:
         gold = best_of_n_mean(scores_proxy, scores_gold, n)
-        error = gold.std(ddof=1) / np.sqrt(len(gold)) if len(gold) > 1 else float("nan")
         curve.append({
             "n": int(n), "kl_bound": bon_kl_bound(n),
             "proxy": float(best_of_n_mean(scores_proxy, scores_proxy, n).mean()),
-            "gold": float(gold.mean()), "gold_se": float(error),
+            "gold": float(gold.mean()), "gold_se": standard_error(gold),
             "oracle": float(best_of_n_mean(scores_gold, scores_gold, n).mean()),
         })
     return curve

@@ -73,7 +73,7 @@ def elo(battles, k: float = 4.0, initial: float = 1000.0, scale: float = 400.0, 
 
     After each battle the winner gains k * (outcome - expected), expected = 1 / (1 + base^((other - own) / scale)); a tie is
     half a win. The order of the battles matters and the last ones count most: for models that do not change,
-    Bradley-Terry is the better estimate.
+    Bradley-Terry is the better estimate. battles as for `bradley_terry`; KitError as there for a missing column or value.
     """
     players, left, right, outcome = _columns(battles)
     ratings = np.full(len(players), float(initial))

@@ -17,6 +17,7 @@ def reward_accuracy(rewards_a: Sequence[float], rewards_b: Sequence[float], gold
 
     All (N,). Pairs of equal truth have no right order and are left out.
     Returns accuracy, low, high (bootstrap over prompts), n (pairs judged), reward_ties, gold_ties (counts).
+    KitError for columns of unequal length, values that are nan, and pairs that the truth all ties.
     """
     arrays = [np.asarray(x, dtype=np.float64).ravel() for x in (rewards_a, rewards_b, gold_a, gold_b)]
     if len({len(x) for x in arrays}) > 1:
@@ -36,7 +37,10 @@ def reward_accuracy(rewards_a: Sequence[float], rewards_b: Sequence[float], gold
 
 
 def bayes_accuracy(probabilities: Sequence[float]) -> float:
-    """The best accuracy a model can expect on labels drawn with these probabilities: mean of max(p, 1-p)."""
+    """The best accuracy a model can expect on labels drawn with these (N,) probabilities: mean of max(p, 1-p).
+
+    KitError for none, and for numbers outside [0, 1].
+    """
     p = _probabilities(probabilities)
     return float(np.maximum(p, 1 - p).mean())
 
@@ -46,7 +50,8 @@ def reliability_table(probabilities: Sequence[float], outcomes: Sequence[float],
     """Predicted against observed, in bins of equal width; empty bins are left out.
 
     probabilities: (N,) predicted P(first answer preferred). outcomes: (N,) 1, 0 or 0.5 for a tie.
-    Returns {low, high, n, predicted, observed} a bin.
+    Returns {low, high, n, predicted, observed} a bin. KitError for probabilities outside [0, 1] or none, and for another
+    number of outcomes.
     """
     p, outcome = _probabilities(probabilities), np.asarray(outcomes, dtype=np.float64).ravel()
     if len(p) != len(outcome):
@@ -59,7 +64,10 @@ def reliability_table(probabilities: Sequence[float], outcomes: Sequence[float],
 
 def expected_calibration_error(probabilities: Sequence[float], outcomes: Sequence[float],
                                bins: int = 10) -> float:
-    """Mean gap between predicted and observed over the bins of `reliability_table`, weighted by size."""
+    """Mean gap between predicted and observed over the bins of `reliability_table`, weighted by size (arXiv 1706.04599).
+
+    Arguments and KitError as there.
+    """
     table = reliability_table(probabilities, outcomes, bins)
     total = sum(row["n"] for row in table)
     return float(sum(row["n"] * abs(row["predicted"] - row["observed"]) for row in table) / total)
@@ -69,8 +77,9 @@ def reward_length_correlation(rewards: Sequence[float], lengths: Sequence[float]
                               n_resamples: int = 1000, confidence: float = 0.95, seed: int = 0) -> dict:
     """Pearson correlation of reward and length within a prompt, averaged over prompts (paper Fig. 3).
 
-    All (N,); groups: prompt ids. Prompts whose rewards or lengths are all equal have no correlation; they are
-    counted in `skipped`. Returns mean, low, high, prompts, skipped and by_prompt (the list to draw).
+    All (N,); lengths in characters or tokens (a correlation has no unit); groups: prompt ids. Prompts whose rewards or
+    lengths are all equal have no correlation; they are counted in `skipped`. Returns mean, low, high, prompts, skipped and
+    by_prompt (the list to draw). KitError where no prompt is left, and for unequal columns.
     """
     rewards, lengths = (np.asarray(x, dtype=np.float64).ravel() for x in (rewards, lengths))
     if not len(rewards) == len(lengths) == len(groups):
@@ -91,7 +100,7 @@ def reward_length_correlation(rewards: Sequence[float], lengths: Sequence[float]
 
 
 def diversity(texts_by_prompt: Sequence[Sequence[str]]) -> float:
-    """Mean share of distinct texts among a prompt's samples; 1 means that no answer was drawn twice."""
+    """Mean share of distinct texts among a prompt's samples; 1 means that no answer was drawn twice. KitError for no texts."""
     shares = [len(set(texts)) / len(texts) for texts in texts_by_prompt if len(texts)]
     if not shares:
         raise KitError("diversity needs at least one response")

@@ -1,4 +1,4 @@
-"""Intervals. What is drawn at random decides: prompts (clusters of samples) or seeds (whole runs)."""
+"""Means, their standard errors and intervals. What is drawn at random decides: prompts (clusters of samples) or seeds (whole runs)."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def cluster_interval(values: Sequence[float], clusters: Sequence | None = None, 
     clusters: (N,) labels; None makes every value its own cluster. Where all clusters have the same mean
     resampling says nothing: shares that are all 0 or all 1 then get the Wilson interval over clusters,
     anything else an interval of no width. One cluster alone gives nan bounds.
+    KitError for no values, values that are not finite, and another number of labels than of values.
     """
     from scipy import stats
 
@@ -66,6 +67,7 @@ def share_interval(share: Sequence[float], n: Sequence[int], confidence: float =
     """(low, high) of shares of n independent cases, by Wilson: it has a width also where no case or every case counts.
 
     share: (N,) in 0 to 1; n: (N,) or one number for all. Cases that belong to one prompt want `cluster_interval`.
+    low and high have the arguments' common shape.
     """
     from statsmodels.stats.proportion import proportion_confint
 
@@ -74,15 +76,31 @@ def share_interval(share: Sequence[float], n: Sequence[int], confidence: float =
     return np.minimum(low, share), np.maximum(high, share)  # an end at 0 or 1 is off by rounding
 
 
-def seeds_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Mean over independent runs with Student's t interval; needs two runs or more."""
+def share_of(hits: Sequence[float]) -> Interval:
+    """Share and Wilson's 95 % interval of (N,) ones, zeros and halves (ties) that are independent cases; one or more."""
+    mean = float(np.mean(hits))
+    return Interval(mean, *map(float, share_interval(mean, len(hits))))
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Standard error of the mean of (N,) independent values, from their spread with N - 1 degrees of freedom; nan for one.
+
+    KitError for no values and for values that are not finite.
+    """
+    values = _finite(values)
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Mean of (N,) independent values, such as one a seed or one a prompt, with Student's t interval; one alone gives nan bounds.
+
+    KitError for no values and for values that are not finite.
+    """
     from scipy import stats
 
-    values = _finite(values)
-    if len(values) < 2:
-        raise KitError("an interval over seeds needs at least two seeds")
-    half = stats.sem(values) * stats.t.ppf((1 + confidence) / 2, len(values) - 1)
-    return Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half))
+    mean, error = float(np.mean(_finite(values))), standard_error(values)
+    half = error * float(stats.t.ppf((1 + confidence) / 2, max(len(values) - 1, 1)))
+    return Interval(mean, mean - half, mean + half)
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], clusters: Sequence | None = None,
@@ -91,6 +109,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float], clusters: Sequence
 
     a, b: (N,) values of the same prompts (or seeds) in the same order. clusters: labels of rows that belong
     together (several samples of a prompt); the test is then over cluster means, each cluster counting once.
+    KitError for unequal numbers of values, fewer than two pairs, and values that are not finite.
     """
     from scipy import stats
 
@@ -109,6 +128,13 @@ def paired_difference(a: Sequence[float], b: Sequence[float], clusters: Sequence
     test = stats.ttest_1samp(difference, 0.0)
     low, high = test.confidence_interval(confidence)
     return Difference(mean, float(low), float(high), float(test.pvalue))
+
+
+def without_means(values: Sequence[float], groups: Sequence[str]) -> np.ndarray:
+    """(N,) values, each minus the mean of its group: what is left is the comparison inside the group."""
+    values = np.asarray(values, dtype=float)
+    _, place = np.unique([str(group) for group in groups], return_inverse=True)
+    return values - (np.bincount(place, values) / np.bincount(place))[place]
 
 
 def _finite(values: Sequence[float]) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from rlhf_kit.errors import KitError
 from rlhf_kit.evaluation.alpaca_eval import estimate_difficulty
 from rlhf_kit.evaluation.judges import Verdicts, position_bias
-from rlhf_kit.evaluation.statistics import cluster_interval, paired_difference
+from rlhf_kit.evaluation.statistics import Interval, cluster_interval, paired_difference, standard_error
 from rlhf_kit.evaluation.win_rates import length_controlled_win_rate, win_rates_by_category
 
 
@@ -27,6 +27,11 @@ def flat(groups: Mapping[str, Iterable[Mapping]], label: str, **shared: Any) -> 
 def records(table: Mapping[str, Mapping], columns: Sequence[str], **shared: Any) -> list[dict]:
     """A table {model: {head: value}} as rows with `model`, whose values take plain names in their order."""
     return [{**shared, "model": model, **dict(zip(columns, row.values(), strict=True))} for model, row in table.items()]
+
+
+def mean_of(rows: Sequence[Mapping], key: str) -> Interval:
+    """Mean of the column `key` over rows with prompt_id, whole prompts resampled (`cluster_interval`); KitError for no rows."""
+    return cluster_interval([row[key] for row in rows], [row["prompt_id"] for row in rows])
 
 
 # ---------------------------------------------------------------- judges
@@ -73,7 +78,7 @@ def arena_battles(verdicts: Iterable[Mapping], judge: str) -> list[dict]:
 
 
 def lengths(verdicts: Iterable[Mapping], judge: str, policy: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(preference, the policy's length, the baseline's length), each (N,), one sampled answer a prompt.
+    """(preference, the policy's length, the baseline's length in characters), each (N,), one sampled answer a prompt.
 
     One answer, since the length-controlled fit wants independent rows; answers without a verdict are left out.
     """
@@ -86,12 +91,12 @@ def lengths(verdicts: Iterable[Mapping], judge: str, policy: str) -> tuple[np.nd
 def controlled(
     preference: np.ndarray, own: np.ndarray, base: np.ndarray, difficulty: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """`length_controlled_win_rate`; where length alone decides, its controlled rate is None instead of an error."""
+    """`length_controlled_win_rate` of (N,) verdicts and lengths in characters; where length alone decides, its controlled rate is
+    None instead of an error."""
     try:
         return dict(length_controlled_win_rate(preference, own, base, difficulty))
     except KitError:
-        percent = 100 * preference
-        raw = {"win_rate": percent.mean(), "win_rate_se": percent.std() / len(percent) ** 0.5}
+        raw = {"win_rate": 100 * float(np.mean(preference)), "win_rate_se": 100 * standard_error(preference)}
         return {**raw, "lc_win_rate": None, "lc_win_rate_se": None}
 
 

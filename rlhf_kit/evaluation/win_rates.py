@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlhf_kit.errors import KitError
-from rlhf_kit.evaluation.statistics import cluster_interval
+from rlhf_kit.evaluation.statistics import cluster_interval, paired_difference, standard_error
 
 
 def win_rate(values_a: Sequence[float], values_b: Sequence[float], prompt_ids: Sequence | None = None,
@@ -15,7 +15,8 @@ def win_rate(values_a: Sequence[float], values_b: Sequence[float], prompt_ids: S
     """Share of rows where a's value is above b's, ties half, with a bootstrap interval over prompts.
 
     values_a, values_b: (N,) a judge's values of the two policies' answers to the same prompts, row by row.
-    Returns win_rate, low, high (shares, not percent), ties (share of rows) and n (rows).
+    Returns win_rate, low, high (shares, not percent), ties (share of rows) and n (rows). KitError for unequal numbers of
+    values and for a value that is nan.
     """
     a, b = (np.asarray(v, dtype=np.float64).ravel() for v in (values_a, values_b))
     if len(a) != len(b):
@@ -32,7 +33,8 @@ def win_rate_of(preference: Sequence[float], prompt_ids: Sequence | None = None,
 
     preference: (N,) probability in [0, 1] that the policy beats the baseline; nan where the judge gave no verdict.
     missing: what a nan is: "error" (default), "tie" (half a win) or "drop"; either way counted in `missing`.
-    Returns win_rate, low, high, ties (share of exactly 0.5), n (rows used), missing.
+    Returns win_rate, low, high, ties (share of exactly 0.5), n (rows used), missing. KitError names the row without a
+    verdict (for "error") or outside [0, 1]; also for no rows, another number of ids, and another word in `missing`.
     """
     p = np.asarray(preference, dtype=np.float64).ravel()
     gone = np.isnan(p)
@@ -59,7 +61,7 @@ def win_rate_of(preference: Sequence[float], prompt_ids: Sequence | None = None,
 
 def win_rates_by_category(preference: Sequence[float], categories: Sequence[str], prompt_ids: Sequence | None = None,
                           missing: str = "error", **options) -> list[dict]:
-    """`win_rate_of` for each category in order of appearance, then for "all": one dict a line with `category`."""
+    """`win_rate_of` for each category in order of appearance, then for "all": one dict a line with `category`; KitError names it."""
     p = np.asarray(preference, dtype=np.float64).ravel()
     if len(p) != len(categories):
         raise KitError(f"{len(p)} preferences but {len(categories)} categories")
@@ -80,10 +82,9 @@ def compare_policies(preference_a: Sequence[float], preference_b: Sequence[float
     """Two policies judged against the same baseline on the same prompts: difference of their win rates, paired.
 
     Both (N,), row by row the same prompt. Rows where either has no verdict (nan) are left out of both and counted.
-    Returns difference (a - b), low, high (95 %, t over prompts), p, n (rows used), missing.
+    Returns difference (a - b), low, high (95 %, t over prompts), p, n (rows used), missing. KitError for unequal numbers of
+    verdicts, and for fewer than two prompts with both.
     """
-    from rlhf_kit.evaluation.statistics import paired_difference
-
     a, b = (np.asarray(x, dtype=np.float64).ravel() for x in (preference_a, preference_b))
     if len(a) != len(b):
         raise KitError(f"a paired comparison needs the same prompts for both: {len(a)} and {len(b)} verdicts")
@@ -120,7 +121,7 @@ def length_controlled_win_rate(preference: Sequence[float], length_model: Sequen
     """
     columns = checked_columns(preference, length_model, length_baseline, instruction_difficulty)
     preference = columns["preference"]
-    rate, rate_se = preference.mean(), preference.std(ddof=1) / np.sqrt(len(preference))
+    rate, rate_se = preference.mean(), standard_error(preference)
     if np.ptp(preference) == 0:  # always the same verdict: length explains nothing, and 0 or 1 has no logit
         controlled, controlled_se = rate, 0.0
     else:
@@ -131,7 +132,7 @@ def length_controlled_win_rate(preference: Sequence[float], length_model: Sequen
 
 
 def checked_columns(preference, length_model, length_baseline, instruction_difficulty=None) -> dict[str, np.ndarray]:
-    """The columns of a length-controlled win rate as float arrays (N,), or a KitError naming column and row."""
+    """The columns of a length-controlled win rate (lengths in characters) as float arrays (N,), or a KitError naming column and row."""
     preference = np.asarray(preference, dtype=np.float64).ravel()
     columns = {"preference": preference}
     for name, values in (("length_model", length_model), ("length_baseline", length_baseline),

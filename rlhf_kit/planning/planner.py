@@ -204,7 +204,7 @@ def _train(
         reference=name.startswith("dpo"),
     )
     step["full_logits"] = 0 if shape.scalar else memory.full_logits(shape, micro * sides * limit)
-    step["checkpoint"] = _checkpoint(profile, shape, step["trained"])
+    step["checkpoint"] = _checkpoint(profile, step["trained"])
     step["saved"] = memory.weights(shape, _formats(profile, on))
     if on:
         work = flops.training(shape, tokens, each, section.gradient_checkpointing, adapter is not None)
@@ -214,7 +214,7 @@ def _train(
     return step
 
 
-def _checkpoint(profile: Profile, shape: Shape, trained: int) -> int:
+def _checkpoint(profile: Profile, trained: int) -> int:
     """Bytes of the one checkpoint that a training keeps: what is trained, and AdamW's states."""
     zero = profile.launch.strategy in ("zero2", "zero3") and not profile.model.lora
     return (14 if zero else 12) * trained  # float32 weights and moments; DeepSpeed's bf16 weights on top

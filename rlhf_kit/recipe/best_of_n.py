@@ -90,5 +90,5 @@ def best_of_n(
         build,
         inputs=inputs,
         params={"ns": ns},
-        code=["evaluation", *(["world"] if known else [])],
+        code=["evaluation/over_optimisation", *(["world"] if known else [])],
     )

@@ -163,7 +163,7 @@ def run_seed(
         "seconds": round(time.monotonic() - started, 1),
     }
     if not keep:
-        _release(course, made)
+        _release(made)
     return result
 
 
@@ -180,7 +180,7 @@ def _check_equal(made: dict[str, list[Iteration]], seed: int) -> None:
         raise KitError(f"seed {seed}: the arms took different numbers of steps ({steps}); lower labeling.max_pairs")
 
 
-def _release(course: Course, made: dict[str, list[Iteration]]) -> None:
+def _release(made: dict[str, list[Iteration]]) -> None:
     """Removes this seed's policies and samples; the result has their numbers. Shared models stay."""
     folders = set()
     for iterations in made.values():
@@ -247,11 +247,11 @@ def _last(result: dict, arm: str) -> dict:
 
 def _interval(values: Sequence[float]) -> dict[str, float | None]:
     """Mean and two-sided 95 % t-interval; without one for a single value."""
-    from rlhf_kit.evaluation import seeds_interval
+    from rlhf_kit.evaluation import mean_interval
 
     if len(values) < 2:
         return {"effect": float(values[0]), "low": None, "high": None}
-    found = seeds_interval(values)
+    found = mean_interval(values)
     return {"effect": found.mean, "low": found.low, "high": found.high}
 
 

@@ -55,7 +55,7 @@ def alone(ours: Mapping[str, Mapping[str, float]]) -> tuple[list[list], list[str
     return rows, ["model", "numbers of", *(task.removeprefix("pocket_") for task in tasks)]
 
 
-def draw_bench(scores: Mapping[str, Sequence[Mapping]], title: str = "The pocket world's reward bench, in RewardBench's four sections") -> Figure:
+def draw_bench(scores: Mapping[str, Sequence[Mapping]]) -> Figure:
     """Accuracy in every section with 95 % intervals, one marker a judge. scores: judge -> rows {section, score, low, high, n}.
 
     Gold has no interval: it decided which answer is the better one, so it is right by definition.
@@ -68,7 +68,7 @@ def draw_bench(scores: Mapping[str, Sequence[Mapping]], title: str = "The pocket
     ax.set_ylim(min(0.0, ax.get_ylim()[0]), 104)
     ax.grid(axis="x", visible=False)
     style.legend_outside(ax)
-    style.label(ax, title, "section", "pairs ordered rightly (%)")
+    style.label(ax, "The pocket world's reward bench, in RewardBench's four sections", "section", "pairs ordered rightly (%)")
     return fig
 
 

@@ -8,10 +8,15 @@ from itertools import cycle, pairwise
 import numpy as np
 from matplotlib.figure import Figure
 
-from rlhf_kit.evaluation import cluster_interval, paired_difference, share_interval
+from rlhf_kit.evaluation import (
+    cluster_interval,
+    mean_interval,
+    paired_difference,
+    share_interval,
+    without_means,
+)
 from rlhf_kit.views import style, words
 from rlhf_kit.views.evaluation import part_lines, put_changes
-from rlhf_kit.views.rows import without_means
 
 
 def _bins(values: np.ndarray, edges: Sequence[float]) -> list[np.ndarray]:
@@ -54,7 +59,7 @@ def draw_length(by_prompt: Mapping[str, Sequence[float]], length: Sequence[float
                 groups: Sequence, paper: Mapping[str, float] | None = None) -> Figure:
     """Taste for length inside a prompt: the correlations (paper Fig. 3), and how far the score moves with the length.
 
-    by_prompt: score -> one correlation a prompt. length, scores (score -> values), groups (prompt ids): (N,) answers. Both of the
+    by_prompt: score -> one correlation a prompt. length (characters), scores (score -> values), groups (prompt ids): (N,) answers. Both of the
     right panel's axes are distances from the prompt's own mean, scores in standard deviations. paper: values to mark.
     """
     fig, (ax, slope) = style.figure(1, 2, width=11.0, height=4.2)
@@ -74,8 +79,8 @@ def draw_length(by_prompt: Mapping[str, Sequence[float]], length: Sequence[float
     for name, values in scores.items():
         y = without_means(values, groups)
         y = y / (y.std() or 1.0)
-        half = [1.96 * y[p].std() / np.sqrt(len(p)) for p in parts]
-        slope.errorbar([x[p].mean() for p in parts], [y[p].mean() for p in parts], yerr=half, fmt=f"{looks[name][1]}-",
+        mean, low, high = np.transpose([mean_interval(y[p]) for p in parts])
+        slope.errorbar([x[p].mean() for p in parts], mean, yerr=style.errors(mean, low, high), fmt=f"{looks[name][1]}-",
                        color=looks[name][0], capsize=2.5, label=name)
     slope.axhline(0, color="#BBBBBB", linewidth=1)
     style.label(slope, "What more characters bring, inside a prompt", "length minus the prompt's mean (characters)",
@@ -85,7 +90,7 @@ def draw_length(by_prompt: Mapping[str, Sequence[float]], length: Sequence[float
 
 def draw_accuracy_by_gap(sets: Mapping[str, tuple[Sequence, Sequence, Sequence]], whole: Mapping[str, Sequence[float]],
                          annotator: Callable[[np.ndarray], np.ndarray] | None = None,
-                         edges: Sequence[float] = (0, 0.5, 1, 2, 4, 6, 10), x: str = "distance in gold utility") -> Figure:
+                         edges: Sequence[float] = (0, 0.5, 1, 2, 4, 6, 10)) -> Figure:
     """Accuracy by the distance between two answers, and over all pairs of each set, with 95 % intervals.
 
     sets: name -> (distances, hits, prompt ids), a prompt's pairs being one witness. whole: name -> (share, low, high, the share
@@ -121,7 +126,7 @@ def draw_accuracy_by_gap(sets: Mapping[str, tuple[Sequence, Sequence, Sequence]]
     everything.set_ylim(len(sets) - 0.4, -0.6)
     style.legend_below(ax, 2)
     style.legend_below(everything, 1)
-    style.label(ax, "Accuracy by how far apart the answers truly are", x, "share ordered as the truth")
+    style.label(ax, "Accuracy by how far apart the answers truly are", "distance in gold utility", "share ordered as the truth")
     style.label(everything, "The same model on other answers", "share ordered as the truth, all pairs")
     return fig
 
@@ -244,12 +249,11 @@ def draw_probes(edits: Mapping[str, Mapping[str, Sequence[float]]], steps: Seque
     """
     fig, (ax, again) = style.figure(1, 2, width=11.0, height=3.9)
     looks = {"learnt reward": (style.PROXY, "o"), "gold utility": (style.TRUTH, "s")}
-    interval = lambda values: cluster_interval(values) if np.ptp(values) else (values[0],) * 3  # noqa: E731 - nothing moved: nothing to resample
     for k, name in enumerate(steps[0]):
         color, mark = looks[name]
         shift = (k - (len(steps[0]) - 1) / 2) * 0.22
         for panel, columns in ((ax, [edits[edit][name] for edit in edits]), (again, [step[name] for step in steps])):
-            mean, low, high = (np.array(c) for c in zip(*(tuple(interval(values))[:3] for values in columns), strict=True))
+            mean, low, high = np.transpose([mean_interval(values) for values in columns])
             ends, at = style.errors(mean, low, high), np.arange(len(columns))
             if panel is ax:
                 ax.errorbar(mean, at + shift, xerr=ends, fmt=mark, color=color, capsize=3, label=name)

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from rlhf_kit.evaluation import share_interval
+from rlhf_kit.evaluation import share_interval, share_of, without_means
 from rlhf_kit.views import style
-from rlhf_kit.views.rows import share_of, without_means
 
 
 def draw_bradley_terry(gaps: Sequence[float], losses: Sequence[float]) -> Figure:
@@ -38,7 +37,6 @@ def draw_accuracies(
     *,
     ceiling: float | None = None,
     title: str,
-    ceiling_text: str = "Bayes ceiling",
 ) -> Figure:
     """One point a scorer with its 95 % interval: rows of (name, accuracy, low, high); controls (random, length) are grey."""
     fig, (ax,) = style.figure(width=7.6, height=1.4 + 0.38 * len(rows))
@@ -51,19 +49,14 @@ def draw_accuracies(
     style.rows_down(ax, [row[0] for row in rows])
     ax.axvline(0.5, color=style.CONTROL, linestyle=":", linewidth=1.3, label="chance")
     if ceiling is not None:
-        ax.axvline(ceiling, color=style.CEILING, linestyle="--", linewidth=1.3, label=ceiling_text)
+        ax.axvline(ceiling, color=style.CEILING, linestyle="--", linewidth=1.3, label="Bayes ceiling")
     ax.set_xlim(min(0.4, *[row[1] - 0.06 if row[2] is None else row[2] - 0.02 for row in rows]), 1.04)
     style.legend_outside(ax)
     style.label(ax, title, "accuracy (share of pairs)")
     return fig
 
 
-def draw_margins(
-    margins: Sequence[float],
-    right: Sequence[bool],
-    x: str = "r(chosen) - r(rejected)",
-    title: str = "Held-out pairs by the model's margin",
-) -> Figure:
+def draw_margins(margins: Sequence[float], right: Sequence[bool]) -> Figure:
     """Histogram of margins, and the share of right orders by size of the margin against what its sigmoid promises.
 
     right: whether the chosen answer is truly the better one; a margin is right when its sign says the same.
@@ -74,7 +67,7 @@ def draw_margins(
     ax.hist([margins[right], margins[~right]], bins=bins, stacked=True, color=[style.BLUE, style.VERMILION],
             label=["label agrees with the truth", "label is wrong"])  # fmt: skip
     ax.axvline(0, color="black", linewidth=1)
-    style.label(ax, title, x, "pairs", legend=True)
+    style.label(ax, "Held-out pairs by the model's margin", "r(chosen) - r(rejected)", "pairs", legend=True)
     draw_reliability(calibration, 1 / (1 + np.exp(-np.abs(margins))), np.where(margins > 0, right, ~right))
     style.label(
         calibration,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from rlhf_kit.evaluation import cluster_interval, share_interval
+from rlhf_kit.evaluation import cluster_interval
 
 
 def by_prompt(rows: Sequence[Mapping]) -> list[list[Mapping]]:
@@ -26,8 +26,46 @@ def by_section(rows: Sequence[Mapping]) -> dict[str, list[int]]:
     return places
 
 
+def by_group(pairs: Sequence[Mapping], lengths: Mapping[str, Sequence[float]], key: str) -> dict[str, dict]:
+    """The lengths of each group of pairs: group -> {pairs, prompts (numbers), and the lists of `lengths`}, all pairs first.
+
+    lengths: prompt, chosen, rejected -> a length for each pair, in tokens or characters. key: the column that names the group. Where there is
+    one group only, it stands alone. The first is called "all", or "all pairs" where a group of its own has that name.
+    """
+    places: dict[str, list[int]] = {}
+    for place, row in enumerate(pairs):
+        places.setdefault(row[key], []).append(place)
+    if len(places) != 1:
+        name = "all"
+        while name in places:
+            name += " pairs"
+        places = {name: list(range(len(pairs))), **places}
+    return {name: {"pairs": len(at), "prompts": len({pairs[i]["prompt_id"] for i in at})}
+            | {part: [values[i] for i in at] for part, values in lengths.items()} for name, at in places.items()}  # fmt: skip
+
+
+def same_prompts(rows: Sequence[Mapping], first: str, second: str, temperature: float) -> tuple[list, list]:
+    """The answers of two policies at one temperature, in one order: prompt by prompt, sample by sample.
+
+    rows: those of `stages.evaluation`. ValueError where the two did not answer the same prompts.
+    """
+    found = [[row for row in rows if (row["policy"], row["temperature"]) == (name, temperature)] for name in (first, second)]
+    asked = [[(row["prompt_id"], row.get("sample", 0)) for row in answers] for answers in found]
+    if asked[0] != asked[1]:
+        raise ValueError(f"{first!r} and {second!r} did not answer the same prompts at temperature {temperature:g}")
+    return found[0], found[1]
+
+
+def token_lengths(pairs: Sequence[Mapping], tokenizer: Callable[..., Mapping]) -> dict[str, list[int]]:
+    """Tokens of every pair's prompt (all its turns), chosen and rejected answer; those of a chat template do not count."""
+    texts = {"prompt": [" ".join(turn["content"] for turn in row["prompt"]) for row in pairs]}
+    texts |= {side: [row[side][-1]["content"] for row in pairs] for side in ("chosen", "rejected")}
+    ids = {part: tokenizer(said, add_special_tokens=False)["input_ids"] for part, said in texts.items()}
+    return {part: [len(row) for row in rows] for part, rows in ids.items()}
+
+
 def with_columns(rows: Sequence[Mapping], **columns: Sequence | None) -> list[dict]:
-    """The rows with more columns, a value a row; a column that is None is None in every row."""
+    """The rows with more columns, a value a row, else ValueError; a column that is None is None in every row."""
     filled = {
         name: [None] * len(rows) if values is None else [_plain(value) for value in values]
         for name, values in columns.items()
@@ -72,20 +110,7 @@ def intervals_by_section(
     }
 
 
-def share_of(hits: Sequence[float]) -> tuple[float, float, float]:
-    """(share, low, high) of ones, zeros and halves that are independent cases, with Wilson's 95 % interval."""
-    mean = float(np.mean(hits))
-    return mean, *map(float, share_interval(mean, len(hits)))
-
-
 def accuracy_by_section(found: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
     """(accuracy, low, high) of all pairs and of every section, from what `stages.reward_accuracy_fresh` and its like give."""
     parts = {"all": found, **found["by_category"]}
     return {name: (part["accuracy"], part["low"], part["high"]) for name, part in parts.items()}
-
-
-def without_means(values: Sequence[float], groups: Sequence[str]) -> np.ndarray:
-    """Each value minus the mean of its group: what is left is the comparison inside the group."""
-    values = np.asarray(values, dtype=float)
-    _, place = np.unique([str(group) for group in groups], return_inverse=True)
-    return values - (np.bincount(place, values) / np.bincount(place))[place]

@@ -16,7 +16,7 @@ def escape(text: Any) -> str:
 
 
 def clip(text: str, characters: int = 160) -> str:
-    """A long text cut at a word, with an ellipsis."""
+    """A text of more than so many characters cut at a word, with an ellipsis."""
     text = str(text)
     return text if len(text) <= characters else text[:characters].rsplit(" ", 1)[0] + " ..."
 
@@ -36,19 +36,11 @@ def cell(value: Any, digits: int = 3) -> str:
     return escape(value)
 
 
-def interval(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:
-    """A number with its 95 % interval: 0.812 (0.790 to 0.833)."""
-    if value is None:
-        return "-"
-    if low is None or high is None:
-        return f"{value:.{digits}f}"
-    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-
 def table(rows: Sequence[Any], columns: Sequence[str], digits: int = 3) -> str:
     """A Markdown table. rows: lists in the order of `columns`, or dicts, from which the columns are picked.
 
     Numbers stand on the right, text on the left; everything is escaped, so answers of a model can be shown as they are.
+    ValueError for a row with another number of cells than columns.
     """
     lines = [[row.get(c) for c in columns] if hasattr(row, "get") else list(row) for row in rows]
     wrong = [line for line in lines if len(line) != len(columns)]

@@ -19,7 +19,8 @@ def recorded_answers(
 ) -> list[dict]:
     """Greedy answers of an evaluation as examples: {prompt, answers: {name: {text, reward, gold or None}}}.
 
-    Prompts on which the policies' answers differ come first; one of every category before a second of any.
+    Prompts on which the policies' answers differ come first; one of every category before a second of any. KitError where no
+    prompt has greedy answers of all names.
     """
     by_prompt: dict[str, dict[str, Mapping]] = {}
     for row in rows:

@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 
-def slider(
-    text: str, value: float, low: float, high: float, step: float, *, form: str = ".2f", width: str = "330px"
-) -> Any:
+def slider(text: str, value: float, low: float, high: float, step: float, *, width: str = "330px") -> Any:
     """A slider over numbers, with the keyboard too: arrows, Page Up and Down, Home and End."""
     import ipywidgets as widgets
 
     kind = widgets.IntSlider if isinstance(value, int) else widgets.FloatSlider
-    return kind(value=value, min=low, max=high, step=step, description=text, readout_format="d" if kind is widgets.IntSlider else form,
+    return kind(value=value, min=low, max=high, step=step, description=text, readout_format="d" if kind is widgets.IntSlider else ".2f",
                 style={"description_width": "initial"}, layout={"width": width})  # fmt: skip
 
 

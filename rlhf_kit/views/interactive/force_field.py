@@ -23,7 +23,7 @@ def paths(histories: Mapping[str, Sequence[Mapping]], beta: float) -> dict[str, 
     """name -> (steps, 3): optimizer step, chosen and rejected log-ratio, in nats, from history.json rows.
 
     One batch is few pairs, so each number is the centred mean over five logged steps (fewer at the ends).
-    The trainer logs implicit rewards, beta times the log-ratio.
+    The trainer logs implicit rewards, beta times the log-ratio. KitError where no history has them.
     """
     found = {}
     for name, rows in histories.items():

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_kit.evaluation import share_of
 from rlhf_kit.runs import derive_seed, stable_hash
 from rlhf_kit.views import style
 from rlhf_kit.views.interactive.panel import Drawing, Said, legend_under
-from rlhf_kit.views.rows import share_of
 
 FEATURES = ("longer", "words of the prompt", "says it twice", "friendly words", "refuses")
 _FRIENDLY = re.compile(r"\b(please|thank|thanks|nice|hope|glad|welcome|help|happy)\b", re.I)

@@ -148,7 +148,7 @@ def where_did_the_mass_go(
 ) -> Panel:
     """Shows how likely the answers of a prompt are under one policy after the other. rows: see `stages.answers_over_training`.
 
-    Opens with the prompt whose chosen answer lost most. names: of the policies, by default SFT, 1, 2, ...
+    Opens with the prompt whose chosen answer lost most. names: of the policies, by default SFT, 1, 2, ... KitError for no rows.
     """
     groups: dict[str, list[Mapping]] = {}
     for row in rows:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from rlhf_kit.errors import KitError
+from rlhf_kit.evaluation import share_of
 from rlhf_kit.views import style
 from rlhf_kit.views.interactive.controls import button, choice, slider
 from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, legend_under, present
-from rlhf_kit.views.rows import share_of
 
 LABELS = ("all", "right", "wrong", "equal in truth")
 ORDERS = ("widest margin first", "narrowest margin first", "longest chosen answer first", "most wrong first")
@@ -37,7 +37,7 @@ def select(
     section: str,
     order: str,
 ) -> np.ndarray:
-    """Places of the pairs that pass all filters, in the order asked for. Bounds belong to the range."""
+    """Places of the pairs that pass all filters, in the order asked for. Bounds, of length in characters, belong to the range."""
     keep = (columns["margin"] >= margin[0] - 1e-9) & (columns["margin"] <= margin[1] + 1e-9)
     keep &= (columns["length"] >= length[0]) & (columns["length"] <= length[1])
     if section != "all":
@@ -196,7 +196,7 @@ def pair_browser(rows: Sequence[Mapping], *, interactive: bool) -> Panel:
 
     rows: of a `pairs` stage (prompt, chosen, rejected, chosen_reward, rejected_reward), with chosen_gold and
     rejected_gold where the truth is known (`stages.label_accuracy(...)["rows"]`), and category where there are
-    sections. Opens with the wider half of the margins, and the most wrong label among them.
+    sections. Opens with the wider half of the margins, and the most wrong label among them. KitError where no pair has rewards.
     """
     rows = [row for row in rows if row["chosen_reward"] is not None]
     if not rows:

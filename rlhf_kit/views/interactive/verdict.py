@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.ticker import MultipleLocator
 
 from rlhf_kit.errors import KitError
-from rlhf_kit.evaluation import length_controlled_win_rate, seeds_interval, share_interval
+from rlhf_kit.evaluation import length_controlled_win_rate, mean_interval, share_of
 from rlhf_kit.views import style
 from rlhf_kit.views.interactive.controls import choice, slider
 from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, legend_under, present
@@ -21,7 +21,10 @@ DRAWS = 20
 def outcomes(
     rows: Sequence[Mapping], first: str, second: str, temperature: float, judge: str
 ) -> dict[str, np.ndarray]:
-    """Prompt by prompt, sample 0 of each: gap (judge's value of the first minus the second), and both lengths."""
+    """Prompt by prompt, sample 0 of each: gap (judge's value of the first minus the second), and both lengths (characters).
+
+    KitError for a policy without answers at the temperature.
+    """
     side = {}
     for name in (first, second):
         side[name] = {
@@ -51,18 +54,11 @@ def interval(won: np.ndarray) -> tuple[float, float, float]:
 
     Where all are equal the spread says nothing, and the interval is Wilson's, of as many coins.
     """
-    from scipy import stats
-
     won = won[~np.isnan(won)]
     if len(won) < 2:
         return float(won.mean()) if len(won) else float("nan"), float("nan"), float("nan")
-    mean, spread = float(won.mean()), float(won.std(ddof=1))
-    if spread == 0:
-        if mean == 0.5:
-            return mean, mean, mean
-        return mean, *map(float, share_interval(mean, len(won)))
-    half = float(stats.t.ppf(0.975, len(won) - 1)) * spread / np.sqrt(len(won))
-    return mean, max(0.0, mean - half), min(1.0, mean + half)
+    mean, low, high = share_of(won) if np.ptp(won) == 0 and won[0] != 0.5 else mean_interval(won)
+    return mean, max(0.0, low), min(1.0, high)
 
 
 def verdict(low: float, high: float, zero: float) -> str:
@@ -170,9 +166,7 @@ def draw_verdict(rows: Sequence[Mapping], seeds: Sequence[float] | None = None) 
         if seeds:
             used = np.asarray(seeds[:seeds_used], dtype=float)
             taken.set_data(used, range(len(used)))
-            middle, low, high = (
-                seeds_interval(used) if len(used) > 1 else (float(used.mean()), float("nan"), float("nan"))
-            )
+            middle, low, high = mean_interval(used)
             shown = [max(-edge, low), min(edge, high)] if len(used) > 1 else []
             mean_span.set_data(shown, [len(seeds) + 0.3] * len(shown))
             mean_dot.set_data([middle], [len(seeds) + 0.3])
@@ -211,6 +205,7 @@ def is_it_really_better(
 
     rows: of `stages.evaluation`. seeds: one paired difference a seed (data/expected/online_vs_offline.json), or None.
     One answer a prompt is judged, so that prompts are the unit of luck. Opens with few prompts, where little is told apart.
+    KitError for a policy that was not evaluated.
     """
     policies = list(dict.fromkeys(row["policy"] for row in rows))
     for name in (first, second):
