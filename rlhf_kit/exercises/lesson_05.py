@@ -15,7 +15,7 @@ def exercise_1(length_taste, rewards_seen=None, lengths_seen=None, prompts_seen=
     told = [  # prompt, characters, reward: long stories earn more than sums, and inside a prompt longer earns less
         ("story", 300, 5.0), ("sum", 20, 1.0), ("fact", 100, 2.0), ("story", 340, 4.6), ("sum", 30, 1.6), ("story", 380, 4.9),
         ("fact", 120, 2.0), ("alone", 700, 9.0), ("story", 420, 4.1), ("sum", 44, 0.9), ("fact", 150, 2.0), ("story", 500, 3.9),
-        ("list", 60, 1.3), ("list", 75, 1.9), ("list", 110, 1.4),
+        ("list", 60, 1.9), ("list", 75, 1.3), ("list", 110, 1.4),
     ]  # fmt: skip
     prompts = np.array([row[0] for row in told])
     lengths, rewards = np.array([row[1] for row in told], dtype=float), np.array([row[2] for row in told])
