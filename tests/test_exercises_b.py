@@ -391,6 +391,7 @@ def controlled(p, ours, theirs, shape=np.tanh, scale=True, centre=False, at_zero
 @pytest.mark.parametrize(("name", "answer", "words"), [
     ("09-1", lambda b, a: (*mcnemar(b, a)[:2], unpaired(b, a)), "the same tasks were"),
     ("09-1", lambda b, a: mcnemar(b, a, lambda g, k: tail(min(g, k), g + k)), "one tail"),
+    ("09-1", lambda b, a: mcnemar(b, a, lambda g, k: 1 - tail(g - 1, g + k)), "one tail, of as many gains or more"),
     ("09-1", lambda b, a: mcnemar(b, a, turned=True), "have changed places"),
     ("09-1", lambda b, a: mcnemar(b, a, lambda g, k: min(1.0, 2 * tail(g, 100))), "did not change sides"),
     ("09-1", lambda b, a: mcnemar(b, a, lambda g, k: 2 * tail(min(g, k), g + k)), "a probability is at most 1"),
@@ -411,6 +412,7 @@ def controlled(p, ours, theirs, shape=np.tanh, scale=True, centre=False, at_zero
     ("09-3", lambda *a: controlled(*a, shape=lambda d: d), "tanh is missing"),
     ("09-3", lambda *a: controlled(*a, scale=False), "not divided by its standard deviation"),
     ("09-3", lambda *a: controlled(*a) / 100, "return percent"),
+    ("09-3", lambda p, *a: controlled((p > 0.5).astype(float), *a), "are rounded to wins and losses"),
 ])  # fmt: skip
 def test_lesson_09_names_the_mistake(name, answer, words):
     refused(name, answer, words)
