@@ -124,7 +124,7 @@ def repeated(items, n):
      float(np.mean([g[i[np.argmax(r[i])]] for i in draw(len(r), n)])), "leave luck in it"),
     ("05-3", lambda r, g, n: sum(math.comb(i - 1, n - 1) / math.comb(len(r), n) * g[k] for i, k in enumerate(np.argsort(r)) if i), "do not add up to 1"),
 ])  # fmt: skip
-@pytest.mark.filterwarnings("ignore:Degrees of freedom")  # of the wrong answers
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # what NumPy warns of in a wrong answer stays out of the notebook
 def test_lesson_05_names_the_mistake(name, answer, words):
     refused(name, answer, words)
 
