@@ -218,6 +218,7 @@ def test_an_error_in_the_readers_cell_is_one_sentence():
     said = examine("03-1", broken)
     assert said.status == "not yet" and "stopped with NameError" in said.sentence and "\n" not in said.sentence
     assert "return chosen - rejected - nothing" in said.sentence
+    assert "Your broken stopped" in said._repr_html_()  # a capital at the beginning is no part of a name
 
     def unfinished(chosen, rejected, margin):
         raise NotImplementedError

@@ -102,6 +102,9 @@ def repeated(items, n):
     ("05-1", lambda r, n, ids: np.mean(np.nan_to_num(inside(r, n, ids))), "are counted as 0"),
     ("05-1", lambda r, n, ids: np.corrcoef([r[ids == i].mean() for i in np.unique(ids)], [n[ids == i].mean() for i in np.unique(ids)])[0, 1],
      "the prompts' means"),
+    ("05-1", lambda r, n, ids: np.nanmedian(inside(r, n, ids)), "the median over prompts"),
+    ("05-1", lambda r, n, ids: np.nanmean([np.cov(r[ids == i], n[ids == i])[0, 1] if np.ptp(r[ids == i]) else np.nan for i in np.unique(ids)]), "a covariance"),
+    ("05-1", lambda r, n, ids: np.mean([np.polyfit(n[ids == i], r[ids == i], 1)[0] for i in np.unique(ids) if np.ptp(r[ids == i])]), "a slope"),
     ("05-1", lambda r, n, ids: np.array([c for c in inside(r, n, ids) if c == c]), "one number a prompt"),
     ("05-2", lambda m: error(m, one_way=True), "in one direction only"),
     ("05-2", lambda m: error(m, weigh=False), "every bin counts the same"),
@@ -117,9 +120,11 @@ def repeated(items, n):
     ("05-3", lambda r, g, n: float(np.mean([best(r[i], g[i], 1, lambda r, g, j: g[np.argmax(r)])
                                             for i in (np.random.default_rng().choice(len(r), n, replace=False) for _ in range(50))])),
      "two calls give two numbers"),
+    ("05-3", lambda r, g, n, draw=lambda n, k: [np.random.default_rng(seed).permutation(n)[:k] for seed in range(2000)]:
+     float(np.mean([g[i[np.argmax(r[i])]] for i in draw(len(r), n)])), "leave luck in it"),
     ("05-3", lambda r, g, n: sum(math.comb(i - 1, n - 1) / math.comb(len(r), n) * g[k] for i, k in enumerate(np.argsort(r)) if i), "do not add up to 1"),
 ])  # fmt: skip
-@pytest.mark.filterwarnings("ignore:Degrees of freedom")  # of the wrong answers
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # what NumPy warns of in a wrong answer stays out of the notebook
 def test_lesson_05_names_the_mistake(name, answer, words):
     refused(name, answer, words)
 
@@ -152,6 +157,7 @@ def pair(t, r, price, least, length=len, order=False, sign=-1, raw=False, strict
     ("06-1", lambda c, r, m, n: (c - r) / (m - n), "a negative price is none"),
     ("06-1", lambda c, r, m, n: np.abs((c - r) / (m - n)), "not the size of the quotient"),
     ("06-1", lambda c, r, m, n: np.where(m > n, (c - r) / (m - n), 0.0), "a price of 0 turns no pair"),
+    ("06-1", lambda c, r, m, n: np.where(m < n, (c - r) / (n - m), np.inf), "takes most from the longer answer"),
     ("06-1", lambda c, r, m, n: ((c - r) / (m - n))[m > n], "every pair keeps its place"),
     ("06-1", lambda c, r, m, n: c / m - r / n, "rewards per character"),
     ("06-2", lambda *a: pair(*a, order=True), "lost its say"),
@@ -221,6 +227,8 @@ def step(f, w, c, r, b, rate, factor=0.5, up=1, other=1):
     ("07-3", lambda f, w, c, r, b, rate: f @ (rate * b / 2 * (f[c] - f[r])), "the change of the scores"),
     ("07-3", lambda *a: step(*a, up=-1), "the step goes uphill"),
     ("07-3", lambda *a: step(*a, factor=1.0), "half of that step"),
+    ("07-3", lambda f, w, c, r, b, rate: step(f, w, c, r, 1.0, rate, factor=1.0), "the pull is missing"),
+    ("07-3", lambda f, w, c, r, b, rate: step(f, w, c, r, b, rate, torch.sigmoid(-b * (f[c] - f[r]) @ w)), "the reference is not in the margin"),
     ("07-3", lambda *a: step(*a, other=0), "only the chosen answer's part"),
     ("07-3", lambda f, w, *a: torch.zeros(4), "the reference computed from the weights"),
     ("07-3", lambda f, w, *a: (step(f, w, *a) + torch.log_softmax(f @ w, 0)), "the log-probabilities after the step"),
@@ -383,6 +391,7 @@ def controlled(p, ours, theirs, shape=np.tanh, scale=True, centre=False, at_zero
 @pytest.mark.parametrize(("name", "answer", "words"), [
     ("09-1", lambda b, a: (*mcnemar(b, a)[:2], unpaired(b, a)), "the same tasks were"),
     ("09-1", lambda b, a: mcnemar(b, a, lambda g, k: tail(min(g, k), g + k)), "one tail"),
+    ("09-1", lambda b, a: mcnemar(b, a, lambda g, k: 1 - tail(g - 1, g + k)), "one tail, of as many gains or more"),
     ("09-1", lambda b, a: mcnemar(b, a, turned=True), "have changed places"),
     ("09-1", lambda b, a: mcnemar(b, a, lambda g, k: min(1.0, 2 * tail(g, 100))), "did not change sides"),
     ("09-1", lambda b, a: mcnemar(b, a, lambda g, k: 2 * tail(min(g, k), g + k)), "a probability is at most 1"),
@@ -403,6 +412,7 @@ def controlled(p, ours, theirs, shape=np.tanh, scale=True, centre=False, at_zero
     ("09-3", lambda *a: controlled(*a, shape=lambda d: d), "tanh is missing"),
     ("09-3", lambda *a: controlled(*a, scale=False), "not divided by its standard deviation"),
     ("09-3", lambda *a: controlled(*a) / 100, "return percent"),
+    ("09-3", lambda p, *a: controlled((p > 0.5).astype(float), *a), "are rounded to wins and losses"),
 ])  # fmt: skip
 def test_lesson_09_names_the_mistake(name, answer, words):
     refused(name, answer, words)
@@ -438,6 +448,7 @@ def lora(layers, other, rank, adapters=lambda i, o, r: r * (i + o), a=16, frozen
     ("10-2", lambda x, o, r: lora(x, o, r, outside=False), "outside of the linear layers"),
     ("10-2", lambda x, o, r: lora(x, o, r, full=12), "one of the parts of 4 bytes is missing"),
     ("10-2", lambda x, o, r: lora(x, o, r, adapters=lambda i, o, r: r * i * o), "do not multiply them"),
+    ("10-2", lambda x, o, r: lora(x, o, r) + (16 * o if r else 0), "never given an adapter"),
     ("10-2", lambda x, o, r: lora(x, o, r, frozen=0), "the frozen weights are forgotten"),
     ("10-2", lambda x, o, r: lora(x, o, r, frozen=16), "no gradients, moments or master copy"),
     ("10-2", lambda x, o, r: lora(x, o, r, adapters=lambda i, o, r: r * i), "only factor A"),

@@ -14,6 +14,7 @@ import inspect
 import linecache
 import re
 import traceback
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import wraps
@@ -138,11 +139,13 @@ def _watched(function: FunctionType) -> FunctionType:
     @wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
         try:
-            value = function(*arguments, **named)
+            with warnings.catch_warnings():  # what NumPy warns of becomes nan or inf, of which the sentence speaks
+                warnings.simplefilter("ignore", RuntimeWarning)
+                value = function(*arguments, **named)
             if isinstance(value, Iterator):  # a generator counts as the list that it yields
                 value = list(islice(value, ENDLESS))
                 if len(value) == ENDLESS:
-                    raise Mistake(f"{function.__name__} yields without end, or more than {ENDLESS:,} values")
+                    raise Mistake(f"your {function.__name__} yields without end, or more than {ENDLESS:,} values")
         except (Mistake, NotAttempted):
             raise
         except NotImplementedError:
@@ -150,7 +153,7 @@ def _watched(function: FunctionType) -> FunctionType:
         except Exception as error:  # whatever the reader's code raises is the reader's to read, in one line
             message = (str(error).strip().splitlines() or ["no message"])[0][:200]
             place = _place(error, function.__code__.co_filename)
-            raise Mistake(f"{function.__name__} stopped with {type(error).__name__} ({message}){place}") from None
+            raise Mistake(f"your {function.__name__} stopped with {type(error).__name__} ({message}){place}") from None
         if _is_stub(value):
             raise NotAttempted
         return value

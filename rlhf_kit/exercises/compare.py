@@ -56,7 +56,7 @@ def compare(
         raise Mistake(f"{what} should be {_shape(right)}, and is {_shape(found)}")
     if np.isnan(found).any() and not np.isnan(right).any():
         raise Mistake(f"{what} holds nan (not a number): somewhere is 0/0, or inf minus inf")
-    raise Mistake(f"{what} is {_text(found)} and should be {_text(right)} on the inputs of the check")
+    raise Mistake(f"{what} came out as {_text(found)} and should be {_text(right)} on the inputs of the check")
 
 
 def parts(value: Any, n: int, sentence: str) -> list:

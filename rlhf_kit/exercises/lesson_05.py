@@ -15,17 +15,21 @@ def exercise_1(length_taste, rewards_seen=None, lengths_seen=None, prompts_seen=
     told = [  # prompt, characters, reward: long stories earn more than sums, and inside a prompt longer earns less
         ("story", 300, 5.0), ("sum", 20, 1.0), ("fact", 100, 2.0), ("story", 340, 4.6), ("sum", 30, 1.6), ("story", 380, 4.9),
         ("fact", 120, 2.0), ("alone", 700, 9.0), ("story", 420, 4.1), ("sum", 44, 0.9), ("fact", 150, 2.0), ("story", 500, 3.9),
+        ("list", 60, 1.9), ("list", 75, 1.3), ("list", 110, 1.4),
     ]  # fmt: skip
     prompts = np.array([row[0] for row in told])
     lengths, rewards = np.array([row[1] for row in told], dtype=float), np.array([row[2] for row in told])
-    here = {name: prompts == name for name in ("story", "sum", "fact", "alone")}
+    here = {name: prompts == name for name in ("story", "sum", "list", "fact", "alone")}
 
     def r(x, y):
         return float(np.corrcoef(x, y)[0, 1])
 
-    inside = {name: r(rewards[here[name]], lengths[here[name]]) for name in ("story", "sum")}
+    inside = {name: r(rewards[here[name]], lengths[here[name]]) for name in ("story", "sum", "list")}
     right = evaluation.reward_length_correlation(rewards, lengths, prompts)["mean"]
-    both = here["story"] | here["sum"]
+    some = here["story"] | here["sum"] | here["list"]
+
+    def mean(number):  # over the prompts that have a correlation
+        return float(np.mean([number(lengths[here[name]], rewards[here[name]]) for name in inside]))
 
     def less(values):
         return values - sum(np.where(at, values[at].mean(), 0.0) for at in here.values())
@@ -37,23 +41,26 @@ def exercise_1(length_taste, rewards_seen=None, lengths_seen=None, prompts_seen=
     likely = (
         (pooled, "that is one correlation over all answers: it says that long kinds of answers earn more, and not that length is paid for; go prompt "
          "by prompt"),
-        (r(rewards[both], lengths[both]), "that is one correlation over all answers; take one in each prompt, then their mean"),
+        (r(rewards[some], lengths[some]), "that is one correlation over all answers; take one in each prompt, then their mean"),
         (r(*(np.array([x[at].mean() for at in here.values()]) for x in (rewards, lengths))),
          "that correlates the prompts' means: what differs between prompts is just what must not count"),
         (np.nan, "the mean is nan: a prompt with one answer, or whose rewards are all equal, has no correlation and must be left out"),
-        (sum(inside.values()) / 3, "a prompt without a correlation (all rewards equal) is counted as 0; leave it out of the mean"),
-        (sum(inside.values()) / 4, "prompts without a correlation (one answer, or all rewards equal) are counted as 0; leave them out of the mean"),
-        ((5 * inside["story"] + 3 * inside["sum"]) / 8, "that weighs a prompt by its number of answers; each prompt counts once"),
+        (sum(inside.values()) / 4, "a prompt without a correlation (all rewards equal) is counted as 0; leave it out of the mean"),
+        (sum(inside.values()) / 5, "prompts without a correlation (one answer, or all rewards equal) are counted as 0; leave them out of the mean"),
+        ((5 * inside["story"] + 3 * inside["sum"] + 3 * inside["list"]) / 11, "that weighs a prompt by its number of answers; each prompt counts once"),
         (r(less(rewards), less(lengths)), "that is one correlation of the differences from the prompts' means: a prompt with widely spread lengths "
          "then counts most; take one correlation a prompt"),
         (r(rank(rewards), rank(lengths)), "that is a rank correlation over all answers; take Pearson's, one a prompt"),
-        (float(np.mean([r(rank(rewards[here[n]]), rank(lengths[here[n]])) for n in inside])),
-         "that is the rank correlation (Spearman's); the paper and the kit take Pearson's"),
-        (list(inside.values()), "that is one number a prompt; their mean is missing"),
+        (mean(lambda n, x: r(rank(n), rank(x))), "that is the rank correlation (Spearman's); the paper and the kit take Pearson's"),
+        (mean(lambda n, x: np.cov(n, x)[0, 1]), "that is a covariance, in reward times characters; divide by both standard deviations (np.corrcoef does)"),
+        (mean(lambda n, x: np.cov(n, x, ddof=0)[0, 1]), "that is a covariance; divide by both standard deviations (np.corrcoef does)"),
+        (mean(lambda n, x: np.polyfit(n, x, 1)[0]), "that is a slope, in reward a character; a correlation has no unit"),
+        (np.median(list(inside.values())), "that is the median over prompts; take the mean"),
+        ([inside[name] for name in sorted(inside)], "that is one number a prompt; their mean is missing"),
     )  # fmt: skip
     with np.errstate(all="ignore"):
         compare(length_taste(rewards.copy(), lengths.copy(), prompts.copy()), right, likely, "the correlation")
-    said = f"{right:+.3f} inside the two prompts that have a correlation; pooled over all answers the same rows say {pooled:+.3f}, the opposite"
+    said = f"{right:+.3f} inside the three prompts that have a correlation; pooled over all answers the same rows say {pooled:+.3f}, the opposite"
     if rewards_seen is None:
         return said
     seen = [np.array(x) for x in (rewards_seen, lengths_seen, prompts_seen)]
@@ -139,7 +146,10 @@ def exercise_3(best_of_n) -> str:
         (np.mean([gold[k : k + n][np.argmax(rewards[k : k + n])] for k in range(total - n + 1)]),
          "that takes neighbouring samples only; take all choices of n among N"),
     )  # fmt: skip
-    told = compare(_same_twice(best_of_n, rewards, gold, n), right, likely, "the expected gold")
+    found = _same_twice(best_of_n, rewards, gold, n)
+    if isinstance(found, int | float) and 1e-4 < abs(found - right) < 0.1 and not any(np.isclose(found, wrong) for wrong, _ in likely):
+        raise Mistake(f"{found:.4f} is near {right:.4f} and not equal: choices drawn at random leave luck in it; the mean over all of them has none")
+    told = compare(found, right, likely, "the expected gold")
     compare(best_of_n(rewards.copy(), gold.copy(), 1), gold.mean(), what="best-of-1, which is the plain mean,")
     compare(best_of_n(rewards.copy(), gold.copy(), total), 5.0, what="best-of-8 of 8 samples, which is the gold of the best,")
     tied, truth = np.array([1.0, 2.0, 2.0, 0.0]), np.array([5.0, 9.0, 1.0, 4.0])

@@ -25,6 +25,7 @@ def exercise_1(turning_price, pairs_seen=None) -> str:
             (extra / gap, "that is upside down: characters per reward; the price is reward per character"),
             (plain, "a shorter chosen answer gains by a price and never turns: a negative price is none, give inf"),
             (np.abs(plain), "a shorter chosen answer gains by a price and never turns: give inf, not the size of the quotient"),
+            (np.where(extra < 0, -plain, np.inf), "that turns the pairs whose chosen answer is the shorter one; a price takes most from the longer answer"),
             (np.where(extra > 0, plain, 0.0), "a price of 0 turns no pair: where the chosen answer is not the longer one, give inf"),
             (np.where(extra > 0, plain, np.nan), "where no price turns the pair, give inf: nan cannot be counted or compared"),
             (np.where(extra != 0, plain, np.nan), "where no price turns the pair, give inf: nan cannot be counted or compared"),

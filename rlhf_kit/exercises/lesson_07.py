@@ -103,6 +103,7 @@ def exercise_3(after_one_step) -> str:
 
     right = _moved_by_gradient(features, weights, chosen, rejected, beta, rate)
     share = before.exp()
+    up = torch.sigmoid(-beta * (before[chosen] - before[rejected]))  # of a margin without the reference
     alone = features @ weights
     alone[chosen] += rate * beta / 2
     alone[rejected] -= rate * beta / 2
@@ -112,6 +113,8 @@ def exercise_3(after_one_step) -> str:
         (features @ step / 2, "that is the change of the scores; the probabilities must still add up to one, so take log_softmax before and after"),
         (after(weights - step / 2), "the step goes uphill: gradient descent subtracts the gradient of the loss"),
         (after(weights + step), "half of that step: policy and reference are the same, so the margin is 0 and the pull is beta times sigmoid(0) = beta / 2"),
+        (after(weights + step / beta), "the pull is missing in the step: at margin 0 it is beta times sigmoid(0) = beta / 2"),
+        (after(weights + step * up), "the reference is not in the margin: it equals the policy, so the margin is 0 and the pull beta / 2"),
         (after(weights + step / (2 * beta)), "beta is missing in the step: the pull of a pair is beta times sigmoid(-h)"),
         (after(weights + rate * beta / 2 * features[chosen]), "only the chosen answer's part is taken; the rejected one pulls too, the other way"),
         (features @ step / 2 - share @ features @ step / 2, "that is the change to first order; take the step and compute the log-probabilities anew"),

@@ -28,7 +28,8 @@ def exercise_1(skills_test) -> str:
         (two, independent), (2 * stats.norm.sf(abs(z)), independent),
         (stats.ttest_ind(before.astype(float), after.astype(float)).pvalue, independent),
         (p / 2, "that is one tail; a difference in either direction would have been news: two-sided"),
-        (stats.binomtest(lost, gained + lost, alternative="less").pvalue, "that is the tail of fewer losses than this; take as many or more, and both sides"),
+        (stats.binomtest(lost, gained + lost, alternative="less").pvalue,
+         "that is one tail, of as many gains or more; a difference in either direction would have been news: two-sided"),
         (stats.binomtest(gained, 100).pvalue, "tasks that did not change sides are in it; they say nothing about the direction: n is gained + lost"),
         (stats.binomtest(gained + lost, 100).pvalue, "that asks whether many tasks changed; the question is whether gains and losses are equally "
          "likely among those that did"),
@@ -140,18 +141,20 @@ def exercise_3(equal_length_win_rate) -> str:
     def sigmoid(z):
         return 1 / (1 + np.exp(-z))
 
-    def fitted(column, weight=0.0):
-        """Coefficients (model, length) of the logistic fit; weight is that of a ridge penalty."""
+    def fitted(column, weight=0.0, wanted=preference):
+        """Coefficients (model, length) of the logistic fit to `wanted`; weight is that of a ridge penalty."""
 
         def loss(c):
             z = c[0] + c[1] * column
-            return (np.logaddexp(0, z) - preference * z).sum() + weight / 2 * c[1] ** 2
+            return (np.logaddexp(0, z) - wanted * z).sum() + weight / 2 * c[1] ** 2
 
         return minimize(loss, np.zeros(2), tol=1e-10).x
 
     line = np.polyfit(np.tanh(x), preference, 1)[1]
     close = np.abs(difference) < 20
     model, length = fitted(np.tanh(x))
+    won = (preference > 0.5).astype(float)
+    rounded = "the preferences are rounded to wins and losses; fit the probabilities as they are, a narrow win counts less than a clear one"
     likely = (
         (100 * preference.mean(), "that is the plain win rate: the predictions are averaged with the lengths as they are. Set the length difference "
          "to zero, then predict"),
@@ -164,7 +167,9 @@ def exercise_3(equal_length_win_rate) -> str:
          "controlled; do not subtract the mean"),
         (100 * preference[close].mean(), "that is the win rate of pairs of about equal length: honest, but it throws most of the data away; fit all of them"),
         (100 * sigmoid(length), "that is the coefficient of the length; the model's own is the one that is left at zero difference"),
-        (100 * (preference > 0.5).mean(), "that is the share of pairs preferred by more than one half, with the lengths as they are"),
+        (100 * sigmoid(fitted(np.tanh(x), 0.0, won)[0]), rounded),
+        (100 * sigmoid(fitted(np.tanh(x), 1.0, won)[0]), rounded),
+        (100 * won.mean(), "that is the share of pairs preferred by more than one half, with the lengths as they are"),
         (model, "that is the coefficient, in logits; put it through the sigmoid"),
         (100 * sigmoid(fitted(np.tanh(x), 1.0)[0]), "the fit is shrunk by a penalty (the default of many libraries); the length's coefficient must be free"),
     )  # fmt: skip

@@ -67,6 +67,8 @@ def exercise_2(state_bytes) -> str:
         (2 * full + 16 * product, "LoRA's factors are rank x inputs and outputs x rank: add inputs and outputs, do not multiply them"),
         (16 * adapters, "the frozen weights are forgotten: they are not trained, but every token still passes through them"),
         (16 * (full + adapters), "the frozen weights have no gradients, moments or master copy: 2 bytes each, which is what LoRA is for"),
+        (right + 16 * other, "parameters outside of the linear layers are never given an adapter, so none of them is trained: 2 bytes each"),
+        (right + 14 * other, "parameters outside of the linear layers stand frozen as well: 2 bytes each"),
         (4 * full + 16 * adapters, "the frozen weights have no gradient: 2 bytes each"),
         (2 * full + 16 * sum(rank * i for i, _ in layers), "only factor A (rank x inputs) is counted; B is outputs x rank"),
         (2 * full + 16 * sum(rank * o for _, o in layers), "only factor B (outputs x rank) is counted; A is rank x inputs"),
