@@ -25,6 +25,7 @@ def exercise_1(reward_loss) -> str:
         (-F.logsigmoid(c - r + m).mean(), "the margin is added to the gap; it must be subtracted, so that it is harder to earn"),
         (-F.logsigmoid(r - c + m).mean(), "the whole argument has its sign flipped: it must be chosen minus rejected minus margin"),
         (plain, "the margin is not used"),
+        (-F.logsigmoid(m * (c - r)).mean(), "the gap is multiplied by the margin; the margin is subtracted from it"),
         (plain - m.mean(), "the margin stands outside the sigmoid, where it is a constant and teaches nothing"),
         (plain + m.mean(), "the margin stands outside the sigmoid, where it is a constant and teaches nothing"),
         (-torch.sigmoid(c - r - m).mean(), "the logarithm is missing: a loss in nats is -log of the probability"),
@@ -52,6 +53,9 @@ def exercise_2(read_reward) -> str:
     length = mask.sum(1)
     last = (mask * torch.arange(5)).argmax(1)
     likely = (
+        (values[:, length - 1], "(B, B) values: `values[:, last]` takes every row's column from every row; name the rows too, values[torch.arange(B), last]"),
+        (values[:, last], "(B, B) values: `values[:, last]` takes every row's column from every row; name the rows too, values[torch.arange(B), last]"),
+        ((values * mask)[:, -1], "that is the last column, which is padding where a row is padded on the right"),
         (values[:, -1], "that is the last column: in a row padded on the right it is the value at a pad token"),
         (values[rows, length - 1], "number of tokens minus one is the last token only where nothing is padded on the left"),
         (values[rows, length % 5], "that is the token after the last one: positions count from 0"),
