@@ -1,4 +1,4 @@
-"""Lesson 03: the Bradley-Terry loss with a margin, the token that holds the reward, blind spots."""
+"""Lesson 03: the Bradley-Terry loss with a margin, the token that holds the reward, invitations to hack."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def exercise_2(read_reward) -> str:
     return "five rows padded right, left, on both sides and not at all: 1.5, -0.7, 2.5, 1.7, -1.2, each at its last token"
 
 
-def exercise_3(blind_spots) -> str:
+def exercise_3(invitations) -> str:
     """Names of edits, from two judges that are tables here, so that every change is known."""
     prompts = [f"prompt {i}" for i in range(4)]
     texts = [f"answer {i}" for i in range(4)]
@@ -106,7 +106,7 @@ def exercise_3(blind_spots) -> str:
         ([], "no edit is found: compare each edited answer with its own unedited one, not with zero"),
         (list(moves), "every edit is returned: keep those with a rise of the reward and no rise of the truth"),
     )  # fmt: skip
-    found = blind_spots(judge(0), judge(1), list(prompts), list(texts), {k: list(v) for k, v in edits.items()})
+    found = invitations(judge(0), judge(1), list(prompts), list(texts), {k: list(v) for k, v in edits.items()})
     if isinstance(found, dict | set | str) or found is None:
         raise Mistake("a list of names is expected, in order, and not a " + type(found).__name__)
     found = list(found)
