@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
 
 from rlhf_kit import cli, exercises
 from rlhf_kit.errors import KitError
@@ -365,6 +366,10 @@ LAST = lambda mask: (mask * torch.arange(mask.shape[1])).argmax(1)  # noqa: E731
     ("03-1", lambda c, r, m: -F.logsigmoid(c - r).mean() + m.mean(), "outside the sigmoid"),
     ("03-1", lambda c, r, m: -torch.sigmoid(c - r - m).log().mean(), "exactly 0 before the log"),
     ("03-1", lambda c, r, m: -F.logsigmoid(c - r - m).mean().item(), "no gradient flows"),
+    ("03-1", lambda c, r, m: -F.logsigmoid(m * (c - r)).mean(), "multiplied by the margin"),
+    ("03-2", lambda v, m: v[:, m.sum(1) - 1], "name the rows too"),
+    ("03-2", lambda v, m: v[:, LAST(m)], "name the rows too"),
+    ("03-2", lambda v, m: (v * m)[:, -1], "padding where a row is padded on the right"),
     ("03-2", lambda v, m: v[:, -1], "the last column"),
     ("03-2", lambda v, m: v[torch.arange(len(v)), m.sum(1) - 1], "nothing is padded on the left"),
     ("03-2", lambda v, m: v[torch.arange(len(v)), LAST(m) - 1], "one token too early"),
@@ -387,6 +392,9 @@ def test_lesson_03_names_the_mistake(name, answer, words):
     ("00-1", lambda b, a: sum(y >= x for x, y in zip(b, a, strict=True)) / len(b), "ties count as whole wins"),
     ("00-1", lambda b, a: sum((x > y) + (x == y) / 2 for x, y in zip(b, a, strict=True)) / len(b), "direction is flipped"),
     ("00-1", lambda b, a: sum(y - x for x, y in zip(b, a, strict=True)) / len(b), "mean gain of utility"),
+    ("00-1", lambda b, a: sum(y > x for x, y in zip(b, a, strict=True)), "that counts the wins"),
+    ("00-2", lambda d, h: 1.96 * statistics.stdev(d) / math.sqrt(len(d)), "of the prompts you have"),
+    ("00-2", lambda d, h: math.ceil(len(d) * 1.96 * statistics.stdev(d) / math.sqrt(len(d)) / h), "square of the ratio"),
     ("00-2", lambda d, h: math.ceil(1.96 * statistics.stdev(d) / h), "the square is missing"),
     ("00-2", lambda d, h: math.ceil((statistics.stdev(d) / h) ** 2), "1.96 is missing"),
     ("00-2", lambda d, h: math.ceil((1.96 * statistics.variance(d) / h) ** 2), "the variance stands"),
@@ -394,12 +402,15 @@ def test_lesson_03_names_the_mistake(name, answer, words):
     ("00-3", lambda *a: rounds(*a, sampler="sft"), "that is the offline baseline"),
     ("00-3", lambda *a: rounds(*a, reference="newest"), "the reference moves along"),
     ("00-3", lambda *a: rounds(*a, start="sft"), "starts from SFT again"),
+    ("00-3", lambda sft, b, sample, score, pair, train: [train(sft, pair(x, score(x))) for x in [sample(sft, b[0])]], "(train() missing 1 required"),
     ("00-3", lambda *a: rounds(*a)[-1], "only the last policy"),
     ("00-3", lambda *a: rounds(*a)[:0] or a[0], "one policy is returned, 'sft'; return those that the rounds made"),
     ("00-3", lambda sft, b, *steps: rounds(sft, b[:1] * 3, *steps), "new prompts each round"),
     ("01-1", lambda g, t, c: ((1 - c) * chance(g / t) + c / 2).mean(), "take max(p, 1 - p)"),
     ("01-1", lambda g, t, c: best_of(chance(g / t)), "carelessness is left out"),
     ("01-1", lambda g, t, c: best_of((1 - c) * chance(g / t) + c * chance(-g / t)), "not a wrong label but a coin toss"),
+    ("01-1", lambda g, t, c: best_of(chance(g / t)) - c / 2, "mix the coin in"),
+    ("01-1", lambda g, t, c: best_of(chance(g / t)) - c, "a coin is right half of the time"),
     ("01-1", lambda g, t, c: best_of((1 - c) * chance(g * t) + c / 2), "multiplied by the temperature"),
     ("01-2", lambda ids, s, seed: [random.Random(seed + i).random() < s for i in range(len(ids))], "rows on both sides"),
     ("01-2", lambda ids, s, seed: drawn_from_all(ids, s, seed), "moves old ones"),
@@ -409,8 +420,10 @@ def test_lesson_03_names_the_mistake(name, answer, words):
     ("01-3", lambda g, m, w: tuple(lesson_01.measured(g, m, w)), "the weights of the regression"),
     ("01-3", lambda g, m, w: dials(*lesson_01.measured(g, m, w, penalty=1.0)), "the weights are shrunk"),
     ("01-3", lambda g, m, w: dials(*lesson_01.measured(g, m, w, intercept=True)), "an intercept was fitted"),
+    ("01-3", lambda g, m, w: dials(*LogisticRegression().fit(np.column_stack([g, m / 100]), w).coef_[0]), "does unasked"),
     ("01-3", lambda g, m, w: dials(*lesson_01.measured(g, 100 * m, w)), "per *100* characters"),
     ("02-1", lambda lg, i, m: F.cross_entropy(lg[m], i[m]), "the shift is missing"),
+    ("02-1", lambda lg, i, m: F.cross_entropy(lg.transpose(1, 2), i), "two things: the shift"),
     ("02-1", lambda lg, i, m: F.cross_entropy(lg[:, :-1].reshape(-1, 11), i[:, 1:].reshape(-1)), "the prompt is learnt too"),
     ("02-1", lambda lg, i, m: F.cross_entropy(lg[:, :-1][m[:, 1:]], i[:, 1:][m[:, 1:]], reduction="sum"), "the sum over the learnt"),
     ("02-1", lambda lg, i, m: torch.stack([F.cross_entropy(x[:-1][k[1:]], y[1:][k[1:]]) for x, y, k in zip(lg, i, m, strict=True)]).mean(),
@@ -426,6 +439,7 @@ def test_lesson_03_names_the_mistake(name, answer, words):
     ("02-3", lambda lg, t, p: nucleus(lg / t, p), "temperature 0 divides by zero"),
     ("02-3", lambda lg, t, p: (nucleus(lg / t, p) > 0) * (lg / t).softmax(-1), "does not sum to 1"),
     ("04-1", lambda x, y, a, b: (torch.sigmoid(x[:, a] - x[:, b]) + torch.sigmoid(y[:, a] - y[:, b])) / 2, "means the *other* answer"),
+    ("04-1", lambda x, y, a, b: (x[:, [a, b]].softmax(-1) + y[:, [b, a]].softmax(-1)) / 2, "two probabilities a pair"),
     ("04-1", lambda x, y, a, b: torch.sigmoid(x[:, a] - x[:, b]), "only one order"),
     ("04-1", lambda x, y, a, b: (x.softmax(-1)[:, a] + y.softmax(-1)[:, b]) / 2, "over the whole vocabulary"),
     ("04-1", lambda x, y, a, b: torch.sigmoid((x[:, a] - x[:, b] + y[:, b] - y[:, a]) / 2), "the logits are averaged"),

@@ -152,6 +152,7 @@ def _watched(function: FunctionType) -> FunctionType:
             raise NotAttempted from None
         except Exception as error:  # whatever the reader's code raises is the reader's to read, in one line
             message = (str(error).strip().splitlines() or ["no message"])[0][:200]
+            message = re.sub(r"\w+\.<locals>\.", "", message)  # `train()`, not the examiner that holds it
             place = _place(error, function.__code__.co_filename)
             raise Mistake(f"your {function.__name__} stopped with {type(error).__name__} ({message}){place}") from None
         if _is_stub(value):

@@ -53,7 +53,7 @@ def compare(
         if _equal(found, numbers(wrong), tolerance):
             raise Mistake(sentence)
     if found.shape != right.shape:
-        raise Mistake(f"{what} should be {_shape(right)}, and is {_shape(found)}")
+        raise Mistake(f"for {what} the check expects {_shape(right)}, and the answer is {_shape(found)}")
     if np.isnan(found).any() and not np.isnan(right).any():
         raise Mistake(f"{what} holds nan (not a number): somewhere is 0/0, or inf minus inf")
     raise Mistake(f"{what} came out as {_text(found)} and should be {_text(right)} on the inputs of the check")
@@ -101,7 +101,7 @@ def _kind(value: Any) -> str:
 
 
 def _shape(array: np.ndarray) -> str:
-    return "one number" if array.shape == () else f"of shape {tuple(array.shape)}"
+    return "one number" if array.shape == () else f"an array of shape {tuple(array.shape)}"
 
 
 def _text(array: np.ndarray) -> str:

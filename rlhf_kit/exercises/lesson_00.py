@@ -25,6 +25,7 @@ def exercise_1(win_rate) -> str:
         (wins - (1 - wins - ties), "that is wins minus losses, from -1 to 1; a win rate runs from 0 to 1"),
         (float((a[:, None] > b).mean() + (a[:, None] == b).mean() / 2), "every answer is compared with every other; compare those to the same prompt"),
         (10 * (wins + ties / 2), "that is a count; divide by the number of prompts"),
+        (10 * wins, "that counts the wins; divide by the number of prompts, and count each tie as half a win"),
         (100 * (wins + ties / 2), "that is in percent; a share runs from 0 to 1"),
     )  # fmt: skip
     compare(win_rate(list(before), list(after)), wins + ties / 2, likely, "the win rate")
@@ -44,6 +45,8 @@ def exercise_2(prompts_needed, differences: Sequence[float] | None = None) -> st
         ((1.96 * s / (2 * half)) ** 2, "half of half_width's precision: the interval reaches half_width to *each* side"),
         ((1.96 * s**2 / half) ** 2, "the variance stands where the standard deviation belongs"),
         ((1.96 * s / half) ** 2 / len(sample), "that divides by the number of prompts you had; the spread of one prompt's difference is what counts"),
+        (1.96 * s / math.sqrt(len(sample)), "that is the half-width of the prompts you have; solve the formula for n"),
+        (1.96 * s * math.sqrt(len(sample)) / half, "a half-width shrinks with the *square root* of n: scale the prompts by the square of the ratio"),
         ((2 * s / half) ** 2, "2 stands where 1.96 belongs; near, and on the safe side, but not what was asked"),
         ((1.96 * float(sample.mean()) / half) ** 2, "the mean difference stands where the standard deviation belongs"),
         ((1.64 * s / half) ** 2, "1.64 belongs to a 90 % interval; 95 % takes 1.96"),

@@ -25,6 +25,8 @@ def exercise_1(ceiling) -> str:
         (wins(_sigmoid(gaps / t)), "carelessness is left out: in that share of the pairs the label is a coin toss"),
         (wins((1 - c) * p0 + c * (1 - p0)), "a careless label is not a wrong label but a coin toss: it is right half of the time"),
         ((1 - c) * wins(p0), "a careless label is not always wrong: as a coin toss it adds carelessness / 2"),
+        (wins(p0) - c / 2, "that takes carelessness / 2 off; mix the coin in: (1 - carelessness) * p + carelessness / 2"),
+        (wins(p0) - c, "carelessness is taken off, as if a careless label were always wrong; a coin is right half of the time"),
         (wins((1 - c) * _sigmoid(gaps * t) + c / 2), "the gap is multiplied by the temperature; it is divided by it, so that a high temperature means noise"),
         (wins((1 - c) * _sigmoid(gaps) + c / 2), "the temperature is not used"),
         (float((_sigmoid(np.abs(gaps) / t) > 0.5).mean()), "that asks whether the better answer is likelier at all; the ceiling is how likely it is"),
@@ -78,13 +80,13 @@ def exercise_2(held_out) -> str:
 
 
 def measured(gaps, longer, wins, penalty: float = 0.0, intercept: bool = False) -> np.ndarray:
-    """Weights of a logistic regression of `wins` on gap and 100 characters: the maximum likelihood, by Newton's steps."""
+    """Weights of a logistic regression of `wins` on gap and 100 characters, by Newton's steps; the penalty spares the intercept."""
     x = np.column_stack([gaps, np.asarray(longer) / 100, np.ones(len(gaps))])[:, : 3 if intercept else 2]
-    w = np.zeros(x.shape[1])
+    w, shrink = np.zeros(x.shape[1]), penalty * np.array([1.0, 1.0, 0.0])[: x.shape[1]]
     for _ in range(50):
         p = _sigmoid(x @ w)
-        pull = x.T @ (wins - p) - penalty * w
-        w = w + np.linalg.solve((x * (p * (1 - p))[:, None]).T @ x + penalty * np.eye(len(w)), pull)
+        pull = x.T @ (wins - p) - shrink * w
+        w = w + np.linalg.solve((x * (p * (1 - p))[:, None]).T @ x + np.diag(shrink), pull)
     return w[:2]
 
 
@@ -96,6 +98,7 @@ def exercise_3(measure) -> str:
     a, b = measured(gaps, longer, wins)
     right = np.array([1 / a, b / a])
     shrunk, shifted = measured(gaps, longer, wins, penalty=1.0), measured(gaps, longer, wins, intercept=True)
+    both = measured(gaps, longer, wins, penalty=1.0, intercept=True)
     alone = measured(gaps, np.zeros(250) + 1e-9, wins, penalty=1e-12)[0]
     likely = (
         ([a, b], "those are the weights of the regression; the first is 1 / temperature, and the second verbosity / temperature"),
@@ -105,6 +108,7 @@ def exercise_3(measure) -> str:
         ([1 / a, 100 * b / a], "verbosity is per 100 characters, and this is a hundred times as much: divide the lengths by 100 once"),
         ([1 / shrunk[0], shrunk[1] / shrunk[0]], "the weights are shrunk: a penalty is at work (scikit-learn's LogisticRegression has C=1; C=np.inf is none)"),
         ([1 / shifted[0], shifted[1] / shifted[0]], "an intercept was fitted: it is a taste for place A, which this annotator has not (fit_intercept=False)"),
+        ([1 / both[0], both[1] / both[0]], "shrunk weights and an intercept, as scikit-learn does unasked: C=np.inf, fit_intercept=False"),
         ([1 / alone, 0.0], "length was left out: its pull then hides in the temperature"),
         (right[::-1], "the two are swapped: temperature first, then verbosity"),
         ([1 / a, -b / a], "the sign of verbosity is flipped: `longer` is how much longer A is, and wins is 1 where A won"),

@@ -22,6 +22,7 @@ def exercise_1(sft_loss, logits_seen=None, ids_seen=None, learnt_seen=None) -> s
     likely = (
         (-same_place[learnt].mean(), "the shift is missing: the logits at position t are about token t + 1"),
         (-next_.mean(), "the prompt is learnt too: only tokens with `learnt` count"),
+        (-same_place.mean(), "two things: the shift is missing (the logits at position t are about token t + 1), and the prompt is learnt too"),
         (-next_[own].sum(), "that is the sum over the learnt tokens; the loss is their mean"),
         (rows.mean(), "that is the mean of the rows' means: a token of a short answer then weighs more; take one mean over all learnt tokens"),
         (-next_[late].mean(), "the mask is not shifted along: cut it like the ids, learnt[:, 1:]"),

@@ -1,4 +1,4 @@
-"""Lesson 03: the Bradley-Terry loss with a margin, the token that holds the reward, blind spots."""
+"""Lesson 03: the Bradley-Terry loss with a margin, the token that holds the reward, invitations to hack."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def exercise_1(reward_loss) -> str:
         (-F.logsigmoid(c - r + m).mean(), "the margin is added to the gap; it must be subtracted, so that it is harder to earn"),
         (-F.logsigmoid(r - c + m).mean(), "the whole argument has its sign flipped: it must be chosen minus rejected minus margin"),
         (plain, "the margin is not used"),
+        (-F.logsigmoid(m * (c - r)).mean(), "the gap is multiplied by the margin; the margin is subtracted from it"),
         (plain - m.mean(), "the margin stands outside the sigmoid, where it is a constant and teaches nothing"),
         (plain + m.mean(), "the margin stands outside the sigmoid, where it is a constant and teaches nothing"),
         (-torch.sigmoid(c - r - m).mean(), "the logarithm is missing: a loss in nats is -log of the probability"),
@@ -52,6 +53,9 @@ def exercise_2(read_reward) -> str:
     length = mask.sum(1)
     last = (mask * torch.arange(5)).argmax(1)
     likely = (
+        (values[:, length - 1], "(B, B) values: `values[:, last]` takes every row's column from every row; name the rows too, values[torch.arange(B), last]"),
+        (values[:, last], "(B, B) values: `values[:, last]` takes every row's column from every row; name the rows too, values[torch.arange(B), last]"),
+        ((values * mask)[:, -1], "that is the last column, which is padding where a row is padded on the right"),
         (values[:, -1], "that is the last column: in a row padded on the right it is the value at a pad token"),
         (values[rows, length - 1], "number of tokens minus one is the last token only where nothing is padded on the left"),
         (values[rows, length % 5], "that is the token after the last one: positions count from 0"),
@@ -66,7 +70,7 @@ def exercise_2(read_reward) -> str:
     return "five rows padded right, left, on both sides and not at all: 1.5, -0.7, 2.5, 1.7, -1.2, each at its last token"
 
 
-def exercise_3(blind_spots) -> str:
+def exercise_3(invitations) -> str:
     """Names of edits, from two judges that are tables here, so that every change is known."""
     prompts = [f"prompt {i}" for i in range(4)]
     texts = [f"answer {i}" for i in range(4)]
@@ -102,7 +106,7 @@ def exercise_3(blind_spots) -> str:
         ([], "no edit is found: compare each edited answer with its own unedited one, not with zero"),
         (list(moves), "every edit is returned: keep those with a rise of the reward and no rise of the truth"),
     )  # fmt: skip
-    found = blind_spots(judge(0), judge(1), list(prompts), list(texts), {k: list(v) for k, v in edits.items()})
+    found = invitations(judge(0), judge(1), list(prompts), list(texts), {k: list(v) for k, v in edits.items()})
     if isinstance(found, dict | set | str) or found is None:
         raise Mistake("a list of names is expected, in order, and not a " + type(found).__name__)
     found = list(found)

@@ -29,6 +29,7 @@ def exercise_1(preference) -> str:
         (torch.sigmoid((one[:, a] - one[:, b] + two[:, b] - two[:, a]) / 2), "the logits are averaged; average the two *probabilities*, as the kit does"),
         (((p > 0.5).float() + (q < 0.5).float()) / 2, "those are votes; keep the probabilities, which say how sure the judge is"),
         (p * (1 - q), "the two orders are multiplied as if they were two judges; take their mean"),
+        (torch.stack([right, 1 - right], 1), "two probabilities a pair; return that of the first answer alone"),
         (p + 1 - q, "that is the sum of the two orders; take their mean"),
     )  # fmt: skip
     compare(preference(one.clone(), two.clone(), a, b), right, likely, "the probabilities")
