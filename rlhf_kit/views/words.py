@@ -34,6 +34,12 @@ def compare(left: str, right: str, value: float, low: float | None, high: float 
     return f"{left} is {'higher' if low > 0 else 'lower'} than {right} ({ends})"
 
 
+def digits_apart(low: float, high: float, zero: float = 0.0, least: int = 2) -> int:
+    """How many decimals, at least `least`, an interval needs so that the end which keeps it off `zero` does not look like `zero`."""
+    nearest = low if low > zero else high if high < zero else math.nan
+    return next((n for n in range(least, 9) if f"{nearest:z.{n}f}" != f"{zero:.{n}f}"), 9)
+
+
 def against_chance(what: str, value: float, low: float, high: float, n: int) -> str:
     """One sentence on an accuracy over n pairs: above chance, below it, or not told apart from it."""
     better, worse = low > 0.5, high < 0.5

@@ -10,10 +10,11 @@ import numpy as np
 from rlhf_kit.errors import KitError
 from rlhf_kit.evaluation import best_of_n_mean, bon_kl_bound
 from rlhf_kit.views import style
-from rlhf_kit.views.interactive.controls import slider
+from rlhf_kit.views.interactive.controls import magnitude, magnitudes, slider
 from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, legend_under, present
 
-BETAS = np.geomspace(20.0, 0.02, 46)  # from hardly any pull to nearly best-of-k
+START, LEAST, MOST = 0.2, 0.02, 20.0  # beta: from nearly best-of-k to hardly any pull
+BETAS = magnitudes(START, LEAST, MOST)
 MEASURES = (("reward", "Promised: the reward", "reward gained"), ("gold", "Delivered: the truth", "gold gained (of 10)"),
             ("length", "And the length", "characters gained"))  # fmt: skip
 
@@ -153,16 +154,10 @@ def goodhart_dial(
     }
     arms = arms_of(recorded) if recorded and known else {}
     k, steps = sizes.pop(), max((len(path) - 1 for path in arms.values()), default=0)
-    defaults = {"n": k, "beta": 0.2} | ({"step": steps} if arms else {})
+    defaults = {"n": k, "beta": START} | ({"step": steps} if arms else {})
 
     def controls() -> dict[str, Any]:
-        import ipywidgets as widgets
-
-        made: dict[str, Any] = {
-            "n": slider("n, of best-of-n", k, 1, k, 1),
-            "beta": widgets.FloatLogSlider(value=0.2, base=10, min=float(np.log10(BETAS[-1])), max=float(np.log10(BETAS[0])), step=0.05, description="beta",
-                                           readout_format=".2f", style={"description_width": "initial"}, layout={"width": "330px"}),
-        }  # fmt: skip
+        made = {"n": slider("n, of best-of-n", k, 1, k, 1), "beta": magnitude("beta", START, LEAST, MOST)}
         return made | ({"step": slider("DPO trainings (recorded)", steps, 0, steps, 1)} if arms else {})
 
     return present(draw_goodhart(table, arms), defaults, controls, interactive=interactive, name="goodhart")

@@ -54,7 +54,7 @@ class Drawing:
 
 @dataclass
 class Panel:
-    """A view on the screen. `png` and `said` are what it shows now; `controls` is empty where it is static."""
+    """A view on the screen. `png` (empty: none) and `said` are what it shows now; `controls` is empty where it is static."""
 
     png: bytes
     said: Said
@@ -148,7 +148,7 @@ def present(
 
     controls() -> name of a value -> widget; called only when live, since widgets leave state in the notebook.
     extra() -> further widgets (buttons) for the end of the row of controls. Live, the output also carries the first
-    picture as PNG, for pages that cannot show widgets. A KitError of `move` is shown in place of the sentence.
+    picture as PNG, for pages that cannot show widgets. A KitError of `move` stands in place of picture and sentence.
     """
     plt.close(drawing.figure)  # pyplot forgets it, so it is not displayed a second time and does not pile up
     said = drawing.move(**defaults)
@@ -197,11 +197,9 @@ def _make_live(panel: Panel, drawing: Drawing, paint, controls: Mapping, extra: 
     panel.controls = dict(controls)
     panel.parts |= {"image": image, "text": text, "table": under, "box": box, "row": rows, "buttons": tuple(extra), "held": False}
 
-    def show(said: Said, png: bytes | None) -> None:
-        panel.said = said
-        if png is not None:
-            panel.png = png
-            image.value = picture_html(png, said.text, size)
+    def show(said: Said, png: bytes) -> None:
+        panel.said, panel.png = said, png
+        image.value = picture_html(png, said.text, size) if png else empty_html(size)
         text.value = status(said.text)
         under.value = table_html(said.rows, said.columns, heading=said.heading) if said.rows else ""
 
@@ -211,7 +209,7 @@ def _make_live(panel: Panel, drawing: Drawing, paint, controls: Mapping, extra: 
         try:
             said = drawing.move(**{key: control.value for key, control in panel.controls.items()})
         except KitError as error:
-            show(Said(f"Not shown: {error}"), None)
+            show(Said(f"Not shown: {error}"), b"")
             return
         show(said, paint(said.whole))
 
@@ -231,6 +229,13 @@ def picture_html(png: bytes, text: str, size: Sequence[float]) -> str:
     data = base64.b64encode(png).decode()
     return (f'<img alt="{html.escape(text)}" width="{width}" height="{height}" decoding="sync" style="max-width:100%;height:auto" '
             f'src="data:image/png;base64,{data}">')  # fmt: skip
+
+
+def empty_html(size: Sequence[float]) -> str:
+    """The place of a picture where a setting has none; as large, so that the page stays where it is."""
+    width, height = (round(side) for side in size)
+    return (f'<div style="width:{width}px;max-width:100%;aspect-ratio:{width}/{height};box-sizing:border-box;border:1px dashed #8888;'
+            'border-radius:6px;display:flex;align-items:center;justify-content:center" aria-hidden="true">no picture for this setting</div>')  # fmt: skip
 
 
 def status(text: str) -> str:
