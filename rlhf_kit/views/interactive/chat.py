@@ -222,13 +222,11 @@ def chat_side_by_side(
         note = widgets.HTML(
             value=status("Press it after changing prompt, temperature or draw (or Enter in the prompt); it takes some seconds, the first time more.")
         )
-        notes.extend([press, note])
         return [press, note]
 
-    notes: list[Any] = []
     panel = present(shown, {}, controls, interactive=interactive, name="chat", extra=extra)
     if interactive:
-        panel.parts["press"], panel.parts["note"] = notes
+        panel.parts["press"], panel.parts["note"] = panel.parts["buttons"]
     return panel
 
 

@@ -14,7 +14,7 @@ from rlhf_kit.runs import derive_seed
 from rlhf_kit.views.interactive import labels
 from rlhf_kit.views.interactive.controls import button
 from rlhf_kit.views.interactive.judge_result import LEAST, draw_judge, stand_in
-from rlhf_kit.views.interactive.panel import Drawing, Panel, present, status
+from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, present, status
 
 
 def be_the_judge(
@@ -76,6 +76,7 @@ def _ask(
     skipped: list[str] = []
     done: list[str] = [row["pair"] for row in saved if row["pair"] in taken]
     card, progress = widgets.HTML(), widgets.HTML()
+    panel = Panel(b"", Said(""))  # until `ready` gets the real one
 
     def current() -> Mapping | None:
         return next((p for p in asked if p["pair"] not in taken and p["pair"] not in skipped), None)
@@ -154,13 +155,17 @@ def _ask(
                button("cannot tell", skip, "goes on without a label"), button("undo", undo, "takes the last label back"),
                button("result so far", reveal, f"from {LEAST} labels on"),
                button("start again", again, "begins with the first pair; the labels so far are kept in a file of their own")]  # fmt: skip
-    panel = present(shown, {}, dict, interactive=True, name="judge", extra=lambda: presses)
-    panel.parts |= {"card": card, "progress": progress, "presses": presses}
-    box = panel.parts["box"]
-    box.children = (progress, card, *box.children)
-    conceal()  # blind: no result before you have judged
-    show()
-    return panel
+
+    def ready(made: Panel) -> None:
+        nonlocal panel
+        panel = made
+        panel.parts |= {"card": card, "progress": progress, "presses": presses}
+        box = panel.parts["box"]
+        box.children = (progress, card, *box.children)
+        conceal()  # blind: no result before you have judged
+        show()
+
+    return present(shown, {}, dict, interactive=True, name="judge", extra=lambda: presses, ready=ready)
 
 
 def _kept_aside(path: Path) -> str:

@@ -143,11 +143,13 @@ def present(
     interactive: bool,
     name: str,
     extra: Callable[[], Sequence[Any]] | None = None,
+    ready: Callable[[Panel], None] | None = None,
 ) -> Panel:
     """Displays a drawing for the `defaults`; live, below the controls that change them.
 
     controls() -> name of a value -> widget; called only when live, since widgets leave state in the notebook.
-    extra() -> further widgets (buttons) for the end of the row of controls. Live, the output also carries the first
+    extra() -> further widgets (buttons) for the end of the row of controls. ready(panel): the last hand on a live panel,
+    before anybody sees it. Live, the output also carries the first
     picture as PNG, for pages that cannot show widgets. A KitError of `move` stands in place of picture and sentence.
     """
     plt.close(drawing.figure)  # pyplot forgets it, so it is not displayed a second time and does not pile up
@@ -157,6 +159,8 @@ def present(
     bundle = {"image/png": base64.b64encode(smaller(panel.png)).decode(), "text/plain": said.text}
     if interactive:
         _make_live(panel, drawing, paint, controls(), extra() if extra else (), name)
+        if ready:
+            ready(panel)
         bundle[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": panel.parts["box"].model_id}
     _display(bundle, said, words=not interactive)
     return panel
