@@ -12,6 +12,7 @@ from shell_kit import nothing_leaks, shell  # noqa: F401  fixtures
 from views_data import asked, judge_pairs
 
 from rlhf_kit.errors import KitError
+from rlhf_kit.evaluation import own_labels
 from rlhf_kit.preferences import load_preferences
 from rlhf_kit.views import interactive as live
 from rlhf_kit.views.interactive import judge_result, labels, panel
@@ -112,13 +113,13 @@ def test_a_damaged_file_of_labels_is_named_and_kept(tmp_path):
 def test_agreement_and_weights_against_plain_counts():
     rows = judge_pairs()
     taken = {row["pair"]: "chosen" for row in rows[:6]}
-    found = judge_result.compared(rows, taken)
+    found = own_labels.compared(rows, taken)
     assert found["agreement"]["the file's label"][::3] == (1.0, 6)
     right = [5.0 + i > 8.0 for i in range(6) if 5.0 + i != 8.0]  # pair 3 is equal in truth
     assert found["agreement"]["the truth"][::3] == (pytest.approx(np.mean(right)), len(right))
     assert found["against"] == [0, 1, 2]  # the truth prefers the other, most of all in pair 0
-    refuses = judge_result.FEATURES.index("refuses")
-    assert found["weights"]["these labels"][refuses] < 0  # every answer that was taken does not refuse
+    refuses = own_labels.FEATURES.index("refuses")
+    assert found["weights"]["these labels"][refuses] < -0.1  # every answer that was taken does not refuse
 
 
 def test_the_table_of_contradictions_has_a_heading_and_two_digits():

@@ -27,6 +27,8 @@ from views_data import (
 from rlhf_kit import losses
 from rlhf_kit.errors import KitError
 from rlhf_kit.evaluation import best_of_n_mean, length_controlled_win_rate
+from rlhf_kit.evaluation.over_optimisation import best_of_every_n, tilted
+from rlhf_kit.evaluation.statistics import wins_interval
 from rlhf_kit.views import interactive as live
 from rlhf_kit.views import words
 from rlhf_kit.views.interactive import bench, force_field, goodhart, mass, microscope, pairs, verdict
@@ -183,9 +185,9 @@ def test_pairs_of_your_own_file_have_no_truth():
 def test_goodhart_curves_against_closed_forms():
     rows = best_rows()
     table = {key: np.array([row[key] for row in rows], dtype=float).reshape(6, 8) for key in ("reward", "gold", "length")}
-    found = goodhart.by_n(table)
+    found = best_of_every_n(table)
     assert found[3]["gold"] == pytest.approx(best_of_n_mean(table["reward"], table["gold"], 4).mean()) and found[0]["kl"] == 0
-    cold, hot = (goodhart.by_beta(table, [beta])[0] for beta in (1e-4, 1e4))
+    cold, hot = (tilted(table, [beta])[0] for beta in (1e-4, 1e4))
     assert cold["reward"] == pytest.approx(table["reward"].max(axis=1).mean()) and cold["kl"] == pytest.approx(math.log(8))
     assert hot["gold"] == pytest.approx(table["gold"].mean(), abs=1e-3) and hot["kl"] == pytest.approx(0, abs=1e-6)
 
@@ -209,7 +211,7 @@ def test_verdict_against_plain_computation(tmp_path):
     found = verdict.outcomes(rows, "online-1", "sft", 1.0, "gold")
     won = verdict.scored(found["gap"], "half a win")
     assert set(won) <= {0.0, 0.5, 1.0} and np.isnan(verdict.scored(found["gap"], "left out")).sum() == (found["gap"] == 0).sum()
-    mean, low, high = verdict.interval(won)
+    mean, low, high = wins_interval(won)
     test = stats.ttest_1samp(won, 0.5).confidence_interval(0.95)
     assert (low, high) == pytest.approx((test.low, min(1.0, test.high))) and mean == pytest.approx(won.mean())
     assert [verdict.verdict(*ends, 0.5) for ends in ((0.51, 0.9), (0.1, 0.49), (0.4, 0.6))] == ["better", "worse", "not told apart"]
@@ -228,9 +230,9 @@ def test_verdict_against_plain_computation(tmp_path):
 
 
 def test_verdict_of_one_sided_and_of_empty_outcomes():
-    mean, low, high = verdict.interval(np.ones(5))
+    mean, low, high = wins_interval(np.ones(5))
     assert mean == 1 and 0.5 < low < 1 and high == pytest.approx(1)
-    assert math.isnan(verdict.interval(np.array([np.nan, np.nan]))[1]) and verdict.interval(np.full(4, 0.5)) == (0.5, 0.5, 0.5)
+    assert math.isnan(wins_interval(np.array([np.nan, np.nan]))[1]) and wins_interval(np.full(4, 0.5)) == (0.5, 0.5, 0.5)
     with pytest.raises(KitError, match="online-1"):
         live.is_it_really_better(evaluation_rows(), "online-9", interactive=False)
 

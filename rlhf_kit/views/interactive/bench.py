@@ -45,8 +45,8 @@ def draw_bench(rows: Sequence[Mapping]) -> Drawing:
     low, high = min(start.min(), middle - REACH) - 2.2, max(start.max(), middle + REACH) + 2.2
     fig, (line, matrix, curve) = style.figure(1, 3, width=10.6, height=3.3, width_ratios=[1.25, 0.95, 1])
     places = np.arange(n)
-    line.set(xlim=(low, high), ylim=(n - 0.5, -0.6))
-    line.set_yticks(places, list(LETTERS[:n]))
+    line.set_xlim(low, high)
+    style.rows_down(line, LETTERS[:n], above=0.6)
     dots = line.plot(start, places, "o", color=style.MODEL, markersize=9)[0]
     up = line.plot([], [], "-", color=style.GREEN, linewidth=3)[0]
     down = line.plot([], [], "-", color=style.OTHER, linewidth=3)[0]

@@ -67,8 +67,7 @@ def draw_chat(names: Sequence[str], examples: Sequence[Mapping]) -> Drawing:
     }
     for key, ax, *_ in shown:
         ax.axvline(0, color="black", linewidth=1)
-        ax.set_yticks(range(len(names)), names)
-        ax.set_ylim(len(names) - 0.4, -0.6)
+        style.rows_down(ax, names, above=0.6)
         style.label(
             ax,
             "The reward model's verdict" if key == "reward" else "The truth",
