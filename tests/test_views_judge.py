@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 
 import matplotlib.pyplot as plt
@@ -15,7 +16,7 @@ from rlhf_kit.errors import KitError
 from rlhf_kit.evaluation import own_labels
 from rlhf_kit.preferences import load_preferences
 from rlhf_kit.views import interactive as live
-from rlhf_kit.views.interactive import judge_result, labels, panel
+from rlhf_kit.views.interactive import judge_result, labels, markup
 
 
 def press(made, text):
@@ -36,7 +37,7 @@ def test_labels_are_saved_at_once_and_read_by_load_preferences(tmp_path):
     assert len(table) == 6 and set(table["source"]) == {"you"}
     for row, raw, card in zip(table, path.read_text().splitlines(), shown, strict=True):
         assert row["chosen"][:-1] == row["prompt"] == row["rejected"][:-1]
-        a, b = (card.index(panel.html.escape(row[side][-1]["content"])) for side in ("chosen", "rejected"))
+        a, b = (card.index(html.escape(row[side][-1]["content"])) for side in ("chosen", "rejected"))
         assert (a < b) == (json.loads(raw)["shown_first"] == "chosen")  # what was taken is what stood in that place
     press(made, "undo")
     assert len(load_preferences(path)) == 5
@@ -131,7 +132,7 @@ def test_the_table_of_contradictions_has_a_heading_and_two_digits():
     assert said.heading == f"Labels that contradict the truth, largest difference first (3 of {against})" and against > 3
     most = rows[int(np.argmax(gaps))]
     assert said.rows[0][-1] == f"{most['rejected_gold']:.2f} against {most['chosen_gold']:.2f}"
-    assert f"first (3 of {against})</caption>" in panel.table_html(said.rows, said.columns, heading=said.heading)
+    assert f"first (3 of {against})</caption>" in markup.table_html(said.rows, said.columns, heading=said.heading)
     plt.close(drawing.figure)
     drawing = judge_result.draw_judge(judge_pairs(known=False))
     own = drawing.move({rows[0]["pair"]: "rejected"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import random
 
@@ -14,7 +15,7 @@ from PIL import Image
 from shell_kit import nothing_leaks, shell  # noqa: F401  fixtures
 from views_data import HOSTILE, pair_rows, views
 
-from rlhf_kit.views.interactive import pairs, panel
+from rlhf_kit.views.interactive import markup, pairs, panel
 
 NAMES = list(views(None))
 
@@ -53,7 +54,7 @@ def test_live_starts_as_the_static_figure_and_escapes(name, tmp_path):
     assert "<script" not in shown_html and "<img" not in shown_html
     if name not in ("goodhart", "verdict", "force field", "bench"):
         assert "&lt;script&gt;" in shown_html
-    assert 'role="status"' in made.parts["text"].value and f'alt="{panel.html.escape(made.said.text)}"' in made.parts["image"].value
+    assert 'role="status"' in made.parts["text"].value and f'alt="{html.escape(made.said.text)}"' in made.parts["image"].value
 
 
 @pytest.mark.parametrize(("name", "control", "value"), [
@@ -99,7 +100,7 @@ def test_a_fault_of_the_reader_is_a_sentence_not_a_crash(tmp_path):
 
 
 def test_cells_of_tables_are_escaped_and_read_well():
-    text = panel.table_html([["a", None, float("nan"), 1.234, True, HOSTILE]], list("abcdef"))
+    text = markup.table_html([["a", None, float("nan"), 1.234, True, HOSTILE]], list("abcdef"))
     assert "<script" not in text and "&lt;script&gt;" in text and ">1.23<" in text and text.count(">-<") == 2 and ">yes<" in text
 
 
@@ -127,4 +128,4 @@ def test_a_page_made_of_the_notebook_has_the_text_alternative(tmp_path):
     outputs = [nbformat.v4.new_output("display_data", data=o.data, metadata=o.metadata or {}) for o in shown.outputs]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("chat", outputs=outputs)])
     page, _ = HTMLExporter(template_name="basic").from_notebook_node(book)  # the one of the site
-    assert f'alt="{panel.html.escape(made.said.text)}"' in page
+    assert f'alt="{html.escape(made.said.text)}"' in page

@@ -11,7 +11,8 @@ import numpy as np
 from rlhf_kit.errors import KitError
 from rlhf_kit.views import style
 from rlhf_kit.views.interactive.controls import button, choice, slider
-from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, present, status
+from rlhf_kit.views.interactive.markup import status
+from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, present
 
 
 def recorded_answers(

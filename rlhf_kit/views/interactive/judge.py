@@ -14,7 +14,8 @@ from rlhf_kit.runs import derive_seed
 from rlhf_kit.views.interactive import labels
 from rlhf_kit.views.interactive.controls import button
 from rlhf_kit.views.interactive.judge_result import LEAST, draw_judge, stand_in
-from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, present, status
+from rlhf_kit.views.interactive.markup import status
+from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, present
 
 
 def be_the_judge(
