@@ -143,11 +143,13 @@ def bradley_terry_bench(rows: Sequence[Mapping], *, interactive: bool) -> Panel:
         return made
 
     def step() -> None:
-        """One step of gradient descent on the loss, with a step size of one."""
+        """One step of gradient descent on the loss, with a step size of one, to the sliders' nearest steps: a browser would go there and tell."""
         values = {key: control.value for key, control in panel.controls.items()}
         won, lost = values["label"].split(" beats ")
         _, pull = loss_and_pull([values[letter] for letter in names], names.index(won), names.index(lost))
-        panel.set(**{letter: values[letter] + float(pull[names.index(letter)]) for letter in (won, lost)})
+        least = {letter: panel.controls[letter].min for letter in (won, lost)}
+        on_step = lambda value, low: low + STEP * round((value - low) / STEP)  # noqa: E731
+        panel.set(**{letter: on_step(values[letter] + float(pull[names.index(letter)]), low) for letter, low in least.items()})
 
     def extra() -> list[Any]:
         return [button("one gradient step", step, "moves the two rewards of the label along the pull"),
