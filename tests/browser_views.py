@@ -75,7 +75,7 @@ def controls(view) -> Iterator[Control]:
     for row in view.locator(".widget-hbox").first.locator(":scope > :not(.widget-hbox)").all():  # but for the buttons, which stand together
         if not row.locator("label").count():
             continue  # words
-        text = row.locator("label").first.inner_text().strip()
+        text = " ".join(row.locator("label").all_inner_texts()).replace("\u200b", "").strip()
         settle(view)
         handles = row.locator(".noUi-handle")
         for handle in handles.all():
