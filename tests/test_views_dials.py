@@ -15,7 +15,6 @@ from views_data import MEANS, best_rows, evaluation_rows, views
 from rlhf_kit.errors import KitError
 from rlhf_kit.evaluation import best_of_n_mean, length_controlled_win_rate
 from rlhf_kit.evaluation.over_optimisation import best_of_every_n, tilted
-from rlhf_kit.evaluation.statistics import wins_interval
 from rlhf_kit.views import interactive as live
 from rlhf_kit.views import words
 from rlhf_kit.views.interactive import goodhart, verdict
@@ -84,7 +83,7 @@ def test_verdict_against_plain_computation(tmp_path):
     found = verdict.outcomes(rows, "online-1", "sft", 1.0, "gold")
     won = verdict.scored(found["gap"], "half a win")
     assert set(won) <= {0.0, 0.5, 1.0} and np.isnan(verdict.scored(found["gap"], "left out")).sum() == (found["gap"] == 0).sum()
-    mean, low, high = wins_interval(won)
+    mean, low, high = verdict.interval(won)
     test = stats.ttest_1samp(won, 0.5).confidence_interval(0.95)
     assert (low, high) == pytest.approx((test.low, min(1.0, test.high))) and mean == pytest.approx(won.mean())
     assert [verdict.verdict(*ends, 0.5) for ends in ((0.51, 0.9), (0.1, 0.49), (0.4, 0.6))] == ["better", "worse", "not told apart"]
@@ -103,9 +102,9 @@ def test_verdict_against_plain_computation(tmp_path):
 
 
 def test_verdict_of_one_sided_and_of_empty_outcomes():
-    mean, low, high = wins_interval(np.ones(5))
+    mean, low, high = verdict.interval(np.ones(5))
     assert mean == 1 and 0.5 < low < 1 and high == pytest.approx(1)
-    assert math.isnan(wins_interval(np.array([np.nan, np.nan]))[1]) and wins_interval(np.full(4, 0.5)) == (0.5, 0.5, 0.5)
+    assert math.isnan(verdict.interval(np.array([np.nan, np.nan]))[1]) and verdict.interval(np.full(4, 0.5)) == (0.5, 0.5, 0.5)
     with pytest.raises(KitError, match="online-1"):
         live.is_it_really_better(evaluation_rows(), "online-9", interactive=False)
 

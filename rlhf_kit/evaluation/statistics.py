@@ -85,25 +85,6 @@ def seeds_interval(values: Sequence[float], confidence: float = 0.95) -> Interva
     return Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half))
 
 
-def wins_interval(won: Sequence[float]) -> Interval:
-    """Mean of wins (1), losses (0) and ties, one a prompt, with Student's t interval (95 %), kept in 0 to 1.
-
-    nan does not count; with fewer than two that do, the ends are nan. Where all are equal the spread says nothing: the interval
-    is Wilson's, of as many coins, or, where all are ties, has no width.
-    """
-    from scipy import stats
-
-    won = np.asarray(won, dtype=np.float64)
-    won = won[~np.isnan(won)]
-    if len(won) < 2:
-        return Interval(float(won.mean()) if len(won) else float("nan"), float("nan"), float("nan"))
-    mean, spread = float(won.mean()), float(won.std(ddof=1))
-    if spread == 0:
-        return Interval(mean, mean, mean) if mean == 0.5 else Interval(mean, *map(float, share_interval(mean, len(won))))
-    half = float(stats.t.ppf(0.975, len(won) - 1)) * spread / np.sqrt(len(won))
-    return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))
-
-
 def paired_difference(a: Sequence[float], b: Sequence[float], clusters: Sequence | None = None,
                       confidence: float = 0.95) -> Difference:
     """Mean of a - b with the paired t interval and p value.

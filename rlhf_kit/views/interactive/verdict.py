@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.ticker import MultipleLocator
 
 from rlhf_kit.errors import KitError
-from rlhf_kit.evaluation import length_controlled_win_rate, seeds_interval
-from rlhf_kit.evaluation.statistics import wins_interval
-from rlhf_kit.views import style, words
+from rlhf_kit.evaluation import length_controlled_win_rate, seeds_interval, share_interval
+from rlhf_kit.views import style
 from rlhf_kit.views.interactive.controls import choice, slider
 from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, legend_under, present
+from rlhf_kit.views.words import digits_apart
 
 TIES = {"half a win": 0.5, "left out": None, "no win": 0.0}
 DRAWS = 20
@@ -47,6 +47,25 @@ def scored(gap: np.ndarray, ties: str) -> np.ndarray:
     return np.where(gap == 0, np.nan if tied is None else tied, (gap > 0).astype(float))
 
 
+def interval(won: np.ndarray) -> tuple[float, float, float]:
+    """(mean, low, high) of numbers in [0, 1], one a prompt: Student's t, 95 %; nan where fewer than two count.
+
+    Where all are equal the spread says nothing, and the interval is Wilson's, of as many coins.
+    """
+    from scipy import stats
+
+    won = won[~np.isnan(won)]
+    if len(won) < 2:
+        return float(won.mean()) if len(won) else float("nan"), float("nan"), float("nan")
+    mean, spread = float(won.mean()), float(won.std(ddof=1))
+    if spread == 0:
+        if mean == 0.5:
+            return mean, mean, mean
+        return mean, *map(float, share_interval(mean, len(won)))
+    half = float(stats.t.ppf(0.975, len(won) - 1)) * spread / np.sqrt(len(won))
+    return mean, max(0.0, mean - half), min(1.0, mean + half)
+
+
 def verdict(low: float, high: float, zero: float) -> str:
     """better, worse, or not told apart, from an interval."""
     return "better" if low > zero else "worse" if high < zero else "not told apart"
@@ -56,7 +75,7 @@ def _with_ends(value: float, low: float, high: float, zero: float, what: str = "
     """`0.55 (0.51 to 0.59), better`, with as many decimals as the verdict needs to be seen; differences with their sign."""
     if np.isnan(low):
         return "not known, since fewer than two of them count"
-    form = f"{'' if zero else '+'}.{words.digits_apart(low, high, zero)}f"
+    form = f"{'' if zero else '+'}.{digits_apart(low, high, zero)}f"
     return f"{value:{form}} ({what}{low:{form}} to {high:{form}}), {verdict(low, high, zero)}"
 
 
@@ -133,9 +152,9 @@ def draw_verdict(rows: Sequence[Mapping], seeds: Sequence[float] | None = None) 
         order = np.random.default_rng(draw).permutation(len(found["gap"]))
         n = min(prompts, len(order))
         won = scored(found["gap"], ties)[order]
-        mean, low, high = wins_interval(won[:n])
+        mean, low, high = interval(won[:n])
         at = np.unique(np.linspace(2, len(order), min(24, len(order) - 1)).round().astype(int))
-        band = np.array([wins_interval(won[:m]) for m in at])
+        band = np.array([interval(won[:m]) for m in at])
         line.set_data(at, band[:, 0])
         for end, column in zip(ends, (1, 2), strict=True):
             end.set_data(at, band[:, column])
