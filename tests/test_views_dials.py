@@ -125,6 +125,14 @@ def test_ends_of_an_interval_have_the_decimals_that_its_verdict_needs():
     assert words.digits_apart(-0.2, -0.001) == 3  # -0.00 would look like 0
 
 
+def test_sentences_on_an_interval_show_the_side_that_they_name():
+    assert words.change("gold", -0.12, -0.24, -0.004) == "gold: fell by -0.120 (95 % interval -0.240 to -0.004)"
+    assert words.compare("a", "b", 0.1, 0.0012, 0.2) == "a is higher than b (+0.100, 95 % interval +0.001 to +0.200)"
+    assert words.compare("a", "b", 0.1, -0.001, 0.2) == "a and b are not told apart (+0.10, 95 % interval -0.00 to +0.20)"
+    assert words.against_half("it", 0.55, 0.503, 0.6) == "it: 0.550 (95 % interval 0.503 to 0.600), above one half"
+    assert words.against_chance("it", 0.55, 0.5001, 0.6, 9).startswith("it: 0.5500 on 9 pairs (95 % interval 0.5001 to 0.6000), better")
+
+
 def test_beta_is_written_in_one_way_and_is_what_is_computed(tmp_path):
     made = {}
     with capture_output():
