@@ -1,4 +1,5 @@
-"""What the browser tests share: Chromium, a JupyterLab started as `make lab` starts it, notebooks run in it, controls moved.
+"""What the browser tests share: Chromium, a JupyterLab started as `make lab` starts it, notebooks run in it (`browser_views` moves
+the controls that they show).
 
 Skipped, with the reason, without Chromium or without the playwright package; RLHF_KIT_REQUIRE_BROWSER=1 makes that a
 failure. RLHF_KIT_CHROMIUM names another executable; RLHF_KIT_ARTEFACTS a folder in which the screenshots stay.
@@ -16,7 +17,9 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,8 +29,6 @@ TESTS = Path(__file__).resolve().parent
 PROJECT = TESTS.parent
 FLAGS = ("--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
          "--disable-component-update --disable-sync").split()  # fmt: skip
-# Tab stops of the chat that speak of the next answer only, so the picture does not follow them.
-SILENT = {("chat", "your prompt"), ("chat", "temperature (0: greedy)"), ("chat", "which draw")}
 TOKEN = "views"
 
 
@@ -36,11 +37,21 @@ def chromium() -> str | None:
     return named or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
+@contextmanager
+def chromium_opened() -> Iterator:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        yield opened
+        opened.close()
+
+
 @pytest.fixture(scope="session")
 def browser():
     missing = None
     try:
-        from playwright.sync_api import sync_playwright
+        import playwright.sync_api  # noqa: F401
     except ImportError:
         missing = "the playwright package is not installed (pip install -r requirements-test.txt)"
     if missing is None and chromium() is None:
@@ -49,10 +60,8 @@ def browser():
         if os.environ.get("RLHF_KIT_REQUIRE_BROWSER") == "1":
             pytest.fail(missing)
         pytest.skip(missing)
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+    with chromium_opened() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="session")
@@ -83,8 +92,13 @@ def lab_command(port: int) -> list[str]:
 
 @pytest.fixture(scope="session")
 def lab(browser, tmp_path_factory):
-    """A JupyterLab of its own, with no settings of this machine: its address, its folder and the root of its runs."""
-    home = tmp_path_factory.mktemp("lab")
+    with lab_opened(tmp_path_factory.mktemp("lab")) as opened:
+        yield opened
+
+
+@contextmanager
+def lab_opened(home: Path) -> Iterator[SimpleNamespace]:
+    """A JupyterLab of its own in an empty folder, with no settings of this machine: its address, its folder and the root of its runs."""
     work = home / "notebooks"  # below the folder that is served, as in the project
     work.mkdir()
     # All cells stay in the page, also those that are scrolled away; nobody is asked about news.
@@ -112,20 +126,60 @@ def lab(browser, tmp_path_factory):
             except OSError:
                 time.sleep(0.5)
         else:
-            pytest.fail("JupyterLab did not answer: " + (home / "lab.log").read_text()[-2000:])
-        if server.poll() is not None:
-            pytest.fail("JupyterLab ended: " + (home / "lab.log").read_text()[-2000:])
+            raise AssertionError("JupyterLab did not answer: " + (home / "lab.log").read_text()[-2000:])
+        assert server.poll() is None, "JupyterLab ended: " + (home / "lab.log").read_text()[-2000:]
         yield SimpleNamespace(address=address, work=work, runs=home / "runs")
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(server.pid, sign)
+                server.wait(60)
+                break
+            except ProcessLookupError:
+                break
+            except subprocess.TimeoutExpired:  # on a machine that has other things to do; nothing of it is needed any more
+                continue
+
+
+class Talk:
+    """How often the page has told the kernel of a changed control (`asked`), and what the kernel is still at (`open`).
+
+    So a test need not guess how long an answer takes: it has come when nothing is open, and it never will when nothing was asked.
+    """
+
+    def __init__(self, page):
+        self.asked, self.open = 0, set()
+        page.on("websocket", lambda socket: self._follow(socket) if "/channels" in socket.url else None)
+
+    def _follow(self, socket) -> None:
+        socket.on("framesent", lambda frame: self._sent(*_message(frame)))
+        socket.on("framereceived", lambda frame: self._received(*_message(frame)))
+
+    def _sent(self, header: Mapping, parent: Mapping, content: Mapping) -> None:
+        if header["msg_type"] == "comm_msg":
+            self.asked += 1
+            self.open.add(header["msg_id"])
+
+    def _received(self, header: Mapping, parent: Mapping, content: Mapping) -> None:
+        if header["msg_type"] == "status" and content["execution_state"] == "idle":
+            self.open.discard(parent.get("msg_id"))
+
+
+def _message(frame: str | bytes) -> tuple[dict, dict, dict]:
+    """(header, parent, content) of a message in Jupyter's protocol: JSON, or its parts after a table of where each begins."""
+    if isinstance(frame, str):
+        whole = json.loads(frame)
+        return whole["header"], whole["parent_header"], whole["content"]
+    places = [int.from_bytes(frame[8 * k : 8 * k + 8], "little") for k in range(1, 7)]
+    _, header, parent, _, content = (frame[start:end] for start, end in pairwise(places))
+    return json.loads(header), json.loads(parent), json.loads(content)
 
 
 def open_notebook(browser, lab, place: str, known: Iterable[str] = ()):
     """A page with the notebook `place` (below the lab's folder) and its kernel; `page.errors` fills with the console's
-    errors and with requests to elsewhere. known: messages that are no error of ours, word for word."""
+    errors and with requests to elsewhere, `page.talk` follows what it says to its kernel. known: messages that are no error of ours, word for word."""
     page = browser.new_page(viewport={"width": 1500, "height": 1100})
-    page.errors = []
+    page.errors, page.talk = [], Talk(page)
     told = lambda text: None if text in known else page.errors.append(text)  # noqa: E731
     page.on("console", lambda message: told(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: told(str(error)))
@@ -151,109 +205,27 @@ def run_all(page, seconds: float) -> None:
     assert not wrong.count(), wrong.first.inner_text()[-1500:]
 
 
+def with_dial(lesson: Path, to: Path, run: str, before: str = "") -> None:
+    """A copy of a lesson without outputs, its dial set to the profile `run`, its run of that name, and live. before: code of a first cell."""
+    values = {"PROFILE": f'"{run}"', "RUN": f'"{run}"', "INTERACTIVE": "True"}
+    book = json.loads(lesson.read_text(encoding="utf-8"))
+    (cell,) = (c for c in book["cells"] if "parameters" in c["metadata"].get("tags", []))
+    lines = "".join(cell["source"]).splitlines()
+    names = [line.split("=")[0].split(":")[0].strip() for line in lines]
+    assert set(values) <= set(names)
+    cell["source"] = "\n".join(f"{n} = {values[n]}" if n in values else line for n, line in zip(names, lines, strict=True))
+    if before:
+        book["cells"].insert(0, {"cell_type": "code", "id": "before", "metadata": {}, "source": before})
+    for one in book["cells"]:
+        if one["cell_type"] == "code":
+            one["outputs"], one["execution_count"] = [], None  # what is seen is of this run
+    to.write_text(json.dumps(book), encoding="utf-8")
+
+
 def end_kernels(lab) -> None:
     """Ends all kernels, so that one notebook's memory is free before the next one starts."""
     ask = lambda path, method="GET": urllib.request.urlopen(  # noqa: E731
-        urllib.request.Request(f"{lab.address}/api/{path}?token={TOKEN}", method=method), timeout=30
+        urllib.request.Request(f"{lab.address}/api/{path}?token={TOKEN}", method=method), timeout=120
     ).read()
     for session in json.loads(ask("sessions")):
         ask(f"sessions/{session['id']}", "DELETE")
-
-
-# ---------------------------------------------------------------- views
-
-PIXELS = """img => fetch(img.src).then(r => r.arrayBuffer()).then(b => crypto.subtle.digest('SHA-256', b))
-    .then(d => new Uint8Array(d).join())"""
-
-
-def state(view) -> tuple[str, str]:
-    """(the picture, the words and the table) of a view, as the page has them."""
-    image = view.locator("img").first
-    return image.evaluate(PIXELS), "\n".join(view.locator(".widget-html-content").all_inner_texts())
-
-
-def follows(view, before, words: bool = False, seconds: float = 2.5, most: float = 30) -> bool:
-    """Whether the picture (with `words`, the picture or its words) changes, or gives way to a sentence that says why there is none. It waits some seconds, and
-    longer where the kernel is still at work (on a machine that has other things to do)."""
-    start = time.monotonic()
-    while True:
-        now = state(view)
-        if now[0] != before[0] or (words and now != before) or ("Not shown" in now[1]) != ("Not shown" in before[1]):
-            return True
-        waited = time.monotonic() - start
-        if waited > most or (waited > seconds and "| Busy" not in view.page.locator("#jp-main-statusbar").inner_text()):
-            return False
-        time.sleep(0.05)
-
-
-def moved(view, focusable, keys, words: bool = False) -> bool:
-    """Presses the keys one after the other until the view follows."""
-    for key in keys:
-        before = state(view)
-        focusable.focus()
-        view.page.keyboard.press(key)
-        if follows(view, before, words):
-            return True
-    return False
-
-
-def ways(handle) -> tuple[str, ...]:
-    """The keys that move a slider, those first that lead away from the end at which it stands: waiting for the others takes seconds."""
-    first = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemin")
-    return ("ArrowRight", "ArrowLeft", "End", "Home") if first else ("ArrowLeft", "ArrowRight", "Home", "End")
-
-
-def name_of(view) -> str:
-    """`chat` of a view with the class `view-chat`."""
-    return next(c for c in view.get_attribute("class").split() if c.startswith("view-")).removeprefix("view-")
-
-
-def move_all(view, in_words: Collection[tuple[str, str]] = ()) -> tuple[int, list[str]]:
-    """Moves every control of a view once, by keyboard: (how many there are, those that the picture did not follow).
-
-    in_words: (view, control) of which it is enough that the words follow.
-    """
-    name, dead, tried = name_of(view), [], 0
-    for row in view.locator(".widget-hbox").first.locator(":scope > :not(.widget-hbox)").all():  # but for the buttons, which stand together
-        if not row.locator("label").count():
-            continue  # words
-        text = row.locator("label").first.inner_text().strip()
-        if (name, text) in SILENT:
-            continue
-        for handle in row.locator(".noUi-handle").all():
-            tried += 1
-            ends = row.locator(".noUi-handle").count() == 2  # of a range: from its end inwards, and not past the other
-            inwards = ("PageUp" if "noUi-handle-lower" in handle.get_attribute("class") else "PageDown",) * 8
-            if not moved(view, handle, inwards if ends else ways(handle), (name, text) in in_words):
-                dead.append(f"slider {text}")
-        assert not row.locator("select").count(), f"{text}: JupyterLab takes the arrow keys of a drop-down list"
-        one_of = row.locator("button")
-        if one_of.count():
-            tried += 1
-            chosen = next(k for k in range(one_of.count()) if "mod-active" in one_of.nth(k).get_attribute("class"))
-            if not moved(view, one_of.nth(1 if chosen == 0 else 0), ("Enter",)):
-                dead.append(f"buttons {text}")
-            moved(view, one_of.nth(chosen), ("Enter",))  # back, so that the next control finds what it needs
-        for area in row.locator("textarea").all():
-            tried += 1
-            if not moved(view, area, ("x", "End")):
-                dead.append(f"text {text}")
-        for check in row.locator("input[type=checkbox]").all():
-            tried += 1
-            if not moved(view, check, ("Space",)):
-                dead.append(f"tick {text}")
-    return tried, dead
-
-
-def judge(page, view, n: int, saved: Path) -> None:
-    """Labels the n pairs of the judge by keyboard; each label is in the file before the next pair is shown."""
-    assert not view.locator("img").first.is_visible()  # blind
-    for k in range(n):
-        press = view.locator("button", has_text="A is better" if k % 2 else "B is better")
-        press.focus()
-        page.keyboard.press("Enter")
-        page.wait_for_function("([n]) => document.querySelector('.view-judge').innerText.match(new RegExp(n))",
-                               arg=[f"Pair {k + 2} of {n}" if k < n - 1 else f"{n} labels"], timeout=30_000)  # fmt: skip
-        assert len(saved.read_text().splitlines()) == k + 1
-    view.locator("img").first.wait_for(state="visible", timeout=30_000)
-    assert f"You labelled {n} pairs" in view.inner_text()

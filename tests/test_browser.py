@@ -9,7 +9,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from browser_kit import TESTS, end_kernels, judge, move_all, open_notebook
+from browser_kit import TESTS, end_kernels, open_notebook, run_all
+from browser_views import judge, move_all, settle
 
 NAMES = ("judge", "bench", "microscope", "force-field", "mass", "pairs", "goodhart", "verdict", "chat")
 
@@ -31,10 +32,8 @@ def page(browser, lab, artefacts):
     """The notebook, opened and run to its end; the console's errors are in `page.errors`."""
     notebook(lab.work / "views.ipynb")
     shown = open_notebook(browser, lab, "views.ipynb")
-    shown.click(".jp-Notebook .jp-CodeCell >> nth=0")
-    for _ in range(1 + len(NAMES)):
-        shown.keyboard.press("Shift+Enter")
     try:
+        run_all(shown, 180)
         for name in NAMES:
             shown.wait_for_selector(f".view-{name}", timeout=180_000)
     finally:
@@ -52,6 +51,8 @@ def test_every_control_moves_by_keyboard_and_the_picture_follows(page, artefacts
     tried, dead = move_all(view)
     view.screenshot(path=artefacts / f"{name}-moved.png")
     assert tried and not dead, f"{name}: of {tried} controls these move nothing: {dead}"
+    settle(view)
+    assert page.talk.asked and not page.talk.open  # what the waiting rests on
     image = view.locator("img").first
     assert image.get_attribute("alt") == view.locator("[role=status]").last.inner_text()  # the picture's text alternative
 
@@ -60,9 +61,7 @@ def test_judging_by_keyboard(page, lab, artefacts):
     view = page.locator(".view-judge")
     view.scroll_into_view_if_needed()
     view.screenshot(path=artefacts / "judge-first.png")
-    judge(page, view, 8, lab.work / "my_labels.jsonl")
-    view.scroll_into_view_if_needed()
-    view.screenshot(path=artefacts / "judge-result.png")
+    judge(page, view, 8, lab.work / "my_labels.jsonl", artefacts / "judge-result.png")
 
 
 def test_hostile_text_is_text_and_the_console_is_clean(page):

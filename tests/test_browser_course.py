@@ -6,12 +6,12 @@ Kernels run one after the other. What is needed: see `browser_kit`; the smoke ru
 
 from __future__ import annotations
 
-import json
 import shutil
 from contextlib import contextmanager
 
 import pytest
-from browser_kit import end_kernels, judge, move_all, name_of, open_notebook, run_all
+from browser_kit import end_kernels, open_notebook, run_all, with_dial
+from browser_views import judge, move_all, name_of, settle
 
 from rlhf_kit.files import locked
 from rlhf_kit.running import notebooks
@@ -19,7 +19,6 @@ from rlhf_kit.running import notebooks
 PATHS = sorted(notebooks.FOLDER.glob("[0-9][0-9]_*.ipynb"))
 # At smoke a policy moves by hundredths of a nat, which is less than a pixel; the words tell the step.
 IN_WORDS = {("force-field", "place in its path")}
-VALUES = {"PROFILE": '"smoke"', "RUN": '"smoke"', "INTERACTIVE": "True"}
 
 
 def code(path) -> str:
@@ -46,16 +45,7 @@ def lessons(lab, smoke_course):
     for path in SHOWN:
         shutil.copy(lab.runs / "smoke" / "notebooks" / path.name, lab.work / path.name)
     for path in LIVE:
-        book = json.loads(path.read_text(encoding="utf-8"))
-        (cell,) = (c for c in book["cells"] if "parameters" in c["metadata"].get("tags", []))
-        lines = "".join(cell["source"]).splitlines()
-        names = [line.split("=")[0].split(":")[0].strip() for line in lines]
-        assert set(VALUES) <= set(names)
-        cell["source"] = "\n".join(f"{n} = {VALUES[n]}" if n in VALUES else line for n, line in zip(names, lines, strict=True))
-        for one in book["cells"]:
-            if one["cell_type"] == "code":
-                one["outputs"], one["execution_count"] = [], None  # what is seen is of this run
-        (lab.work / path.name).write_text(json.dumps(book), encoding="utf-8")
+        with_dial(path, lab.work / path.name, "smoke")
     return lab
 
 
@@ -69,7 +59,7 @@ def opened(browser, lessons, artefacts, path, seconds=0):
                 run_all(page, seconds)
         finally:
             page.screenshot(path=artefacts / f"{path.stem}.png")
-        assert page.locator(".jp-OutputArea img").count() >= 4
+        page.locator(".jp-OutputArea img").nth(3).wait_for(state="attached", timeout=60_000)  # four figures or more
         said = [text for text in page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').all_inner_texts() if text.strip()]
         assert not said, said
         yield page
@@ -89,19 +79,20 @@ def test_a_lesson_without_views_is_shown_as_it_was_run(browser, lessons, artefac
 def test_a_lesson_runs_and_its_controls_move(browser, lessons, artefacts, path):
     with opened(browser, lessons, artefacts, path, 600) as page:
         views = page.locator(".rlhf-kit-view")
-        assert views.count()
+        views.nth(code(path).count("interactive=INTERACTIVE") - 1).wait_for(timeout=60_000)
         for view in views.all():
             name = name_of(view)
+            shot = artefacts / f"{path.stem}-{name}.png"
             view.scroll_into_view_if_needed()
             if name == "judge":
-                judge(page, view, 20, lessons.runs / "smoke" / "lesson-01" / "my_labels.jsonl")
-            else:
-                tried, dead = move_all(view, IN_WORDS)
-                view.screenshot(path=artefacts / f"{path.stem}-{name}.png")
-                assert tried and not dead, f"{name}: of {tried} controls these move nothing: {dead}"
+                judge(page, view, 20, lessons.runs / "smoke" / "lesson-01" / "my_labels.jsonl", shot)
+                continue
+            tried, dead = move_all(view, IN_WORDS)
+            view.screenshot(path=shot)
+            assert tried and not dead, f"{name}: of {tried} controls these move nothing: {dead}"
             if name == "chat":
                 ask(view)
-            view.screenshot(path=artefacts / f"{path.stem}-{name}.png")
+                view.screenshot(path=shot)
 
 
 def ask(view) -> None:
@@ -112,6 +103,7 @@ def ask(view) -> None:
         ("How many lamps are 4 lamps and 3 lamps?", lambda: field.press("Enter")),
     ):
         field.fill(prompt)
+        settle(view)  # the kernel has the whole prompt
         press()
         words.get_by_text(prompt).first.wait_for(timeout=120_000)
-        words.get_by_text("Done.").wait_for(timeout=30_000)
+        words.get_by_text("Done.").wait_for(timeout=60_000)

@@ -12,6 +12,7 @@ reward_quality      accuracy, calibration and taste for length of a reward model
 over_optimisation   best-of-n; hacking: KL, what was sold for the reward, where the peak was
 skills              lm-eval before and after; exporters, importers: official benchmarks there and back
 tally               rows of answers and verdicts, picked and summed up for a report
+own_labels          somebody's own labels beside other judges, and a small model fitted to them
 
 `benches`, `endpoint_judge`, `exporters`, `importers` and `skills` are imported by name: they reach for files, models or servers.
 So is `tally`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -68,3 +68,30 @@ def best_of_n_curve(scores_proxy: Sequence, scores_gold: Sequence, ns: Sequence[
             "oracle": float(best_of_n_mean(scores_gold, scores_gold, n).mean()),
         })
     return curve
+
+
+def best_of_every_n(table: Mapping[str, np.ndarray]) -> list[dict[str, float]]:
+    """Best-of-n by reward for every n up to k: {n, kl (its upper bound), and the mean of each measure}. table: (prompts, k) each."""
+    k = table["reward"].shape[1]
+    return [{"n": n, "kl": bon_kl_bound(n), **{key: float(best_of_n_mean(table["reward"], values, n).mean()) for key, values in table.items()}}
+            for n in range(1, k + 1)]  # fmt: skip
+
+
+def tilted(table: Mapping[str, np.ndarray], betas: Sequence[float]) -> list[dict[str, float]]:
+    """The optimum pi(a) ~ pi_0(a) exp(r / beta) (arXiv 2405.07863 eq. 3) over the k samples of each prompt, for every beta.
+
+    kl is that to the even choice among the k samples, which it cannot leave: at most log k.
+    """
+    reward, found = table["reward"], []
+    for beta in betas:
+        weight = np.exp((reward - reward.max(axis=1, keepdims=True)) / beta)
+        weight /= weight.sum(axis=1, keepdims=True)
+        kl = (weight * np.log(np.maximum(weight * reward.shape[1], 1e-300))).sum(axis=1).mean()
+        found.append(
+            {
+                "beta": float(beta),
+                "kl": float(kl),
+                **{key: float((weight * values).sum(axis=1).mean()) for key, values in table.items()},
+            }
+        )
+    return found

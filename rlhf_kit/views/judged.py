@@ -230,7 +230,7 @@ def draw_ratings(ratings: Mapping[str, Sequence[Mapping]], arena: Mapping[str, S
     ratings: judge -> rows {player, rating, low, high}. arena: "raw" or "style controlled" -> rows {model, score, low, high}.
     """
     fig, axes = style.figure(1, 2, width=10.8, height=3.9)
-    order = [row["player"] for row in next(iter(ratings.values()))][::-1]
+    order = [row["player"] for row in next(iter(ratings.values()))]
     for ax, groups, name, value in ((axes[0], ratings, "player", "rating"), (axes[1], arena, "model", "score")):
         marks, palette = style.markers(list(groups)), _palette(list(groups))
         for k, (label, rows) in enumerate(groups.items()):
@@ -239,8 +239,7 @@ def draw_ratings(ratings: Mapping[str, Sequence[Mapping]], arena: Mapping[str, S
             at = np.array([order.index(player) for player in shown]) + (k - (len(groups) - 1) / 2) * 0.2
             middle, low, high = (np.array([mine[p][key] for p in shown], dtype=float) for key in (value, "low", "high"))
             ax.errorbar(middle, at, xerr=style.errors(middle, low, high), fmt=marks[label], color=palette[label], capsize=3, label=label)
-        ax.set_yticks(range(len(order)), order)
-        ax.set_ylim(-0.6, len(order) - 0.4)
+        style.rows_down(ax, order, above=0.6)
         style.legend_below(ax, 2)
     axes[1].axvline(50, color=style.CONTROL, linestyle=":")
     style.label(axes[0], "Who is strongest, everybody against everybody?", "Bradley-Terry rating (400 points are odds of ten to one)")

@@ -12,9 +12,10 @@ def change(what: str, value: float, low: float | None = None, high: float | None
 
     value: the difference; low, high: its 95 % interval (None or nan: unknown, then the sentence says so).
     """
-    size = f"{value:+.{digits}f}"
     if low is None or high is None or math.isnan(low) or math.isnan(high):
-        return f"{what}: changed by {size}, without an interval"
+        return f"{what}: changed by {value:+.{digits}f}, without an interval"
+    digits = digits_apart(low, high, least=digits)
+    size = f"{value:+.{digits}f}"
     ends = f"95 % interval {low:+.{digits}f} to {high:+.{digits}f}"
     if low > 0:
         return f"{what}: rose by {size} ({ends})"
@@ -25,20 +26,27 @@ def change(what: str, value: float, low: float | None = None, high: float | None
 
 def compare(left: str, right: str, value: float, low: float | None, high: float | None, digits: int = 2) -> str:
     """One sentence on left minus right: which is higher, or that the interval covers zero."""
-    size = f"{value:+.{digits}f}"
     if low is None or high is None or math.isnan(low) or math.isnan(high):
-        return f"{left} minus {right}: {size}, without an interval, so no verdict"
-    ends = f"{size}, 95 % interval {low:+.{digits}f} to {high:+.{digits}f}"
+        return f"{left} minus {right}: {value:+.{digits}f}, without an interval, so no verdict"
+    digits = digits_apart(low, high, least=digits)
+    ends = f"{value:+.{digits}f}, 95 % interval {low:+.{digits}f} to {high:+.{digits}f}"
     if low <= 0 <= high:
         return f"{left} and {right} are not told apart ({ends})"
     return f"{left} is {'higher' if low > 0 else 'lower'} than {right} ({ends})"
+
+
+def digits_apart(low: float, high: float, zero: float = 0.0, least: int = 2) -> int:
+    """How many decimals, at least `least`, an interval needs so that the end which keeps it off `zero` does not look like `zero`."""
+    nearest = low if low > zero else high if high < zero else math.nan
+    return next((n for n in range(least, 9) if f"{nearest:z.{n}f}" != f"{zero:.{n}f}"), 9)
 
 
 def against_chance(what: str, value: float, low: float, high: float, n: int) -> str:
     """One sentence on an accuracy over n pairs: above chance, below it, or not told apart from it."""
     better, worse = low > 0.5, high < 0.5
     place = "better than chance" if better else "worse than chance" if worse else "not told apart from chance"
-    return f"{what}: {value:.3f} on {n} pairs (95 % interval {low:.3f} to {high:.3f}), {place}"
+    form = f".{digits_apart(low, high, 0.5, least=3)}f"
+    return f"{what}: {value:{form}} on {n} pairs (95 % interval {low:{form}} to {high:{form}}), {place}"
 
 
 def labels_and_truth(found: Mapping[str, Any]) -> str:
@@ -52,7 +60,8 @@ def labels_and_truth(found: Mapping[str, Any]) -> str:
 def against_half(what: str, value: float, low: float, high: float) -> str:
     """One sentence on a share that means nothing at one half: a win rate, an accuracy."""
     place = "above one half" if low > 0.5 else "below one half" if high < 0.5 else "not told apart from one half"
-    return f"{what}: {value:.2f} (95 % interval {low:.2f} to {high:.2f}), {place}"
+    form = f".{digits_apart(low, high, 0.5)}f"
+    return f"{what}: {value:{form}} (95 % interval {low:{form}} to {high:{form}}), {place}"
 
 
 def peak(found: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@
     goodhart_dial(best_of_n_rows, interactive=INTERACTIVE)
 
 Every view is one function with `interactive`: False (headless runs, pages) shows one picture and its words; True shows
-the same picture above standard controls. `panel` and `controls` hold what they share; each other module is one view. Nothing is
+the same picture above standard controls. `panel`, `markup` and `controls` hold what they share; each other module is one view. Nothing is
 trained in a view; texts of models and people are escaped wherever they are shown.
 """
 

@@ -45,8 +45,8 @@ def draw_bench(rows: Sequence[Mapping]) -> Drawing:
     low, high = min(start.min(), middle - REACH) - 2.2, max(start.max(), middle + REACH) + 2.2
     fig, (line, matrix, curve) = style.figure(1, 3, width=10.6, height=3.3, width_ratios=[1.25, 0.95, 1])
     places = np.arange(n)
-    line.set(xlim=(low, high), ylim=(n - 0.5, -0.6))
-    line.set_yticks(places, list(LETTERS[:n]))
+    line.set_xlim(low, high)
+    style.rows_down(line, LETTERS[:n], above=0.6)
     dots = line.plot(start, places, "o", color=style.MODEL, markersize=9)[0]
     up = line.plot([], [], "-", color=style.GREEN, linewidth=3)[0]
     down = line.plot([], [], "-", color=style.OTHER, linewidth=3)[0]
@@ -143,11 +143,13 @@ def bradley_terry_bench(rows: Sequence[Mapping], *, interactive: bool) -> Panel:
         return made
 
     def step() -> None:
-        """One step of gradient descent on the loss, with a step size of one."""
+        """One step of gradient descent on the loss, with a step size of one, to the sliders' nearest steps: a browser would go there and tell."""
         values = {key: control.value for key, control in panel.controls.items()}
         won, lost = values["label"].split(" beats ")
         _, pull = loss_and_pull([values[letter] for letter in names], names.index(won), names.index(lost))
-        panel.set(**{letter: values[letter] + float(pull[names.index(letter)]) for letter in (won, lost)})
+        least = {letter: panel.controls[letter].min for letter in (won, lost)}
+        on_step = lambda value, low: low + STEP * round((value - low) / STEP)  # noqa: E731
+        panel.set(**{letter: on_step(values[letter] + float(pull[names.index(letter)]), low) for letter, low in least.items()})
 
     def extra() -> list[Any]:
         return [button("one gradient step", step, "moves the two rewards of the label along the pull"),

@@ -11,7 +11,8 @@ import numpy as np
 from rlhf_kit.errors import KitError
 from rlhf_kit.views import style
 from rlhf_kit.views.interactive.controls import button, choice, slider
-from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, present, status
+from rlhf_kit.views.interactive.markup import status
+from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, present
 
 
 def recorded_answers(
@@ -68,8 +69,7 @@ def draw_chat(names: Sequence[str], examples: Sequence[Mapping]) -> Drawing:
     }
     for key, ax, *_ in shown:
         ax.axvline(0, color="black", linewidth=1)
-        ax.set_yticks(range(len(names)), names)
-        ax.set_ylim(len(names) - 0.4, -0.6)
+        style.rows_down(ax, names, above=0.6)
         style.label(
             ax,
             "The reward model's verdict" if key == "reward" else "The truth",
@@ -223,13 +223,11 @@ def chat_side_by_side(
         note = widgets.HTML(
             value=status("Press it after changing prompt, temperature or draw (or Enter in the prompt); it takes some seconds, the first time more.")
         )
-        notes.extend([press, note])
         return [press, note]
 
-    notes: list[Any] = []
     panel = present(shown, {}, controls, interactive=interactive, name="chat", extra=extra)
     if interactive:
-        panel.parts["press"], panel.parts["note"] = notes
+        panel.parts["press"], panel.parts["note"] = panel.parts["buttons"]
     return panel
 
 

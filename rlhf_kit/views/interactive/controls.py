@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,18 @@ def choice(text: str, options: Sequence, value: Any, *, width: str = "430px") ->
             layout={"width": "max-content", "display": "flex", "flex_flow": "row nowrap", "align_items": "center", "grid_gap": "6px"},
         )
     return widgets.SelectionSlider(**look, style={"description_width": "initial"}, layout={"width": width})
+
+
+def magnitudes(value: float, least: float, most: float) -> list[float]:
+    """Numbers from about `least` to about `most`, each some 12 % above the one before, of two digits, so that what is shown is what is
+    computed; `value` is one of them, as it is."""
+    below, above = (max(0, round(20 * math.log10(ratio))) for ratio in (value / least, most / value))
+    return [value if k == 0 else float(f"{value * 10 ** (k / 20):.2g}") for k in range(-below, above + 1)]
+
+
+def magnitude(text: str, value: float, least: float, most: float) -> Any:
+    """A slider over `magnitudes`, which writes them as the sentences do: `{:.2g}`."""
+    return choice(text, [(f"{one:.2g}", one) for one in magnitudes(value, least, most)], value, width="330px")
 
 
 def button(text: str, act: Callable[[], None], hint: str = "", **look: Any) -> Any:

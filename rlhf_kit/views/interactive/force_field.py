@@ -9,7 +9,7 @@ import numpy as np
 
 from rlhf_kit.errors import KitError
 from rlhf_kit.views import style
-from rlhf_kit.views.interactive.controls import choice, slider
+from rlhf_kit.views.interactive.controls import choice, magnitude, slider
 from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, legend_under, present
 
 
@@ -176,20 +176,12 @@ def dpo_force_field(
     }
 
     def controls() -> dict[str, Any]:
-        import ipywidgets as widgets
-
-        log, look = (
-            float(np.log10(beta)),
-            {"style": {"description_width": "initial"}, "layout": {"width": "330px"}},
-        )
-        ends = log - 0.05 * max(0, round((log + 2) / 0.05)), log + 0.05 * max(0, round((0.5 - log) / 0.05))
         return {
             "arm": choice("training", list(found), first),
             "step": slider("place in its path", longest - 1, 0, longest - 1, 1),
-            "beta": widgets.FloatLogSlider(value=beta, base=10, min=ends[0], max=ends[1], step=0.05, description="beta",
-                                           readout_format=".3f", **look),
+            "beta": magnitude("beta", float(beta), 0.01, 3.2),
             "chosen": slider("your point: chosen", defaults["chosen"], -reach, reach, step),
             "rejected": slider("your point: rejected", defaults["rejected"], -reach, reach, step),
-        }  # fmt: skip
+        }
 
     return present(drawing, defaults, controls, interactive=interactive, name="force-field")

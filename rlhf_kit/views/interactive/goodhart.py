@@ -8,41 +8,15 @@ from typing import Any
 import numpy as np
 
 from rlhf_kit.errors import KitError
-from rlhf_kit.evaluation import best_of_n_mean, bon_kl_bound
+from rlhf_kit.evaluation.over_optimisation import best_of_every_n, tilted
 from rlhf_kit.views import style
-from rlhf_kit.views.interactive.controls import slider
+from rlhf_kit.views.interactive.controls import magnitude, magnitudes, slider
 from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, legend_under, present
 
-BETAS = np.geomspace(20.0, 0.02, 46)  # from hardly any pull to nearly best-of-k
+START, LEAST, MOST = 0.2, 0.02, 20.0  # beta: from nearly best-of-k to hardly any pull
+BETAS = magnitudes(START, LEAST, MOST)
 MEASURES = (("reward", "Promised: the reward", "reward gained"), ("gold", "Delivered: the truth", "gold gained (of 10)"),
             ("length", "And the length", "characters gained"))  # fmt: skip
-
-
-def by_n(table: Mapping[str, np.ndarray]) -> list[dict[str, float]]:
-    """Best-of-n by reward for every n up to k: {n, kl (its upper bound), and the mean of each measure}. table: (prompts, k) each."""
-    k = table["reward"].shape[1]
-    return [{"n": n, "kl": bon_kl_bound(n), **{key: float(best_of_n_mean(table["reward"], values, n).mean()) for key, values in table.items()}}
-            for n in range(1, k + 1)]  # fmt: skip
-
-
-def by_beta(table: Mapping[str, np.ndarray], betas: Sequence[float] = BETAS) -> list[dict[str, float]]:
-    """The optimum pi(a) ~ pi_0(a) exp(r / beta) (arXiv 2405.07863 eq. 3) over the k samples of each prompt, for every beta.
-
-    kl is that to the even choice among the k samples, which it cannot leave: at most log k.
-    """
-    reward, found = table["reward"], []
-    for beta in betas:
-        weight = np.exp((reward - reward.max(axis=1, keepdims=True)) / beta)
-        weight /= weight.sum(axis=1, keepdims=True)
-        kl = (weight * np.log(np.maximum(weight * reward.shape[1], 1e-300))).sum(axis=1).mean()
-        found.append(
-            {
-                "beta": float(beta),
-                "kl": float(kl),
-                **{key: float((weight * values).sum(axis=1).mean()) for key, values in table.items()},
-            }
-        )
-    return found
 
 
 def arms_of(means: Sequence[Mapping]) -> dict[str, list[dict[str, float]]]:
@@ -57,7 +31,7 @@ def arms_of(means: Sequence[Mapping]) -> dict[str, list[dict[str, float]]]:
 
 def draw_goodhart(table: Mapping[str, np.ndarray], recorded: Mapping[str, Sequence[Mapping]]) -> Drawing:
     """One panel a measure, each against KL, as gains over no optimisation; a dot a dial. Values of `move`: n, beta, step."""
-    curves = {"n": by_n(table), "beta": by_beta(table)}
+    curves = {"n": best_of_every_n(table), "beta": tilted(table, BETAS)}
     looks = {"n": (style.PURPLE, "o", "-", "best of n"), "beta": (style.BLACK, "s", "--", "optimum at beta")}
     marks, palette = (("^", "-."), ("v", ":"), ("D", "-.")), style.colors(list(recorded))
     shown = [m for m in MEASURES if m[0] in table]
@@ -153,16 +127,10 @@ def goodhart_dial(
     }
     arms = arms_of(recorded) if recorded and known else {}
     k, steps = sizes.pop(), max((len(path) - 1 for path in arms.values()), default=0)
-    defaults = {"n": k, "beta": 0.2} | ({"step": steps} if arms else {})
+    defaults = {"n": k, "beta": START} | ({"step": steps} if arms else {})
 
     def controls() -> dict[str, Any]:
-        import ipywidgets as widgets
-
-        made: dict[str, Any] = {
-            "n": slider("n, of best-of-n", k, 1, k, 1),
-            "beta": widgets.FloatLogSlider(value=0.2, base=10, min=float(np.log10(BETAS[-1])), max=float(np.log10(BETAS[0])), step=0.05, description="beta",
-                                           readout_format=".2f", style={"description_width": "initial"}, layout={"width": "330px"}),
-        }  # fmt: skip
+        made = {"n": slider("n, of best-of-n", k, 1, k, 1), "beta": magnitude("beta", START, LEAST, MOST)}
         return made | ({"step": slider("DPO trainings (recorded)", steps, 0, steps, 1)} if arms else {})
 
     return present(draw_goodhart(table, arms), defaults, controls, interactive=interactive, name="goodhart")

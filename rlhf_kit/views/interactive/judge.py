@@ -14,7 +14,8 @@ from rlhf_kit.runs import derive_seed
 from rlhf_kit.views.interactive import labels
 from rlhf_kit.views.interactive.controls import button
 from rlhf_kit.views.interactive.judge_result import LEAST, draw_judge, stand_in
-from rlhf_kit.views.interactive.panel import Drawing, Panel, present, status
+from rlhf_kit.views.interactive.markup import status
+from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, present
 
 
 def be_the_judge(
@@ -29,7 +30,7 @@ def be_the_judge(
     """Asks you to judge n pairs, one at a time, in blind order, then sets your labels beside the truth and the reward model.
 
     pairs: of `judged_pairs`. path: a .jsonl file that takes every label at once, in the standard preference format, so
-    that `load_preferences(path)` reads them and a later sitting goes on where you stopped. Static: your saved labels if
+    that `load_preferences(path)` reads them and a later sitting goes on where you stopped, or starts again beside it. Static: your saved labels if
     there are LEAST of them, else those of a stand-in (see `stand_in`), which the text says. Two or more pairs are needed.
     """
     if len(pairs) < 2:
@@ -76,6 +77,7 @@ def _ask(
     skipped: list[str] = []
     done: list[str] = [row["pair"] for row in saved if row["pair"] in taken]
     card, progress = widgets.HTML(), widgets.HTML()
+    panel = Panel(b"", Said(""))  # until `ready` gets the real one
 
     def current() -> Mapping | None:
         return next((p for p in asked if p["pair"] not in taken and p["pair"] not in skipped), None)
@@ -88,7 +90,7 @@ def _ask(
             if pair
             else status("All pairs are judged. Thank you: the result is below.")
         )
-        kept = f" Saved in {path.name}." if taken else ""
+        kept = f" Saved in {path.name}." if taken else _kept_aside(path)
         progress.value = status(
             f"Pair {len(taken) + len(skipped) + 1} of {len(asked)}. Which answer is better?{kept}{_until(LEAST - len(taken))}"
             if pair
@@ -98,6 +100,7 @@ def _ask(
             press.disabled = pair is None
         presses[3].disabled = not done and not skipped
         presses[4].disabled = len(taken) < LEAST
+        presses[5].disabled = not saved and not skipped
         if pair is None and len(taken) >= LEAST:
             reveal()
 
@@ -130,6 +133,13 @@ def _ask(
         conceal()
         show()
 
+    def again() -> None:
+        labels.put_aside(path)
+        for kept in (saved, taken, skipped, done):
+            kept.clear()
+        conceal()
+        show()
+
     def asked_place(key: str) -> int:
         return [p["pair"] for p in asked].index(key)
 
@@ -144,14 +154,25 @@ def _ask(
 
     presses = [button("A is better", lambda: label(0), button_style="primary"), button("B is better", lambda: label(1), button_style="primary"),
                button("cannot tell", skip, "goes on without a label"), button("undo", undo, "takes the last label back"),
-               button("result so far", reveal, f"from {LEAST} labels on")]  # fmt: skip
-    panel = present(shown, {}, dict, interactive=True, name="judge", extra=lambda: presses)
-    panel.parts |= {"card": card, "progress": progress, "presses": presses}
-    box = panel.parts["box"]
-    box.children = (progress, card, *box.children)
-    conceal()  # blind: no result before you have judged
-    show()
-    return panel
+               button("result so far", reveal, f"from {LEAST} labels on"),
+               button("start again", again, "begins with the first pair; the labels so far are kept in a file of their own")]  # fmt: skip
+
+    def ready(made: Panel) -> None:
+        nonlocal panel
+        panel = made
+        panel.parts |= {"card": card, "progress": progress, "presses": presses}
+        box = panel.parts["box"]
+        box.children = (progress, card, *box.children)
+        conceal()  # blind: no result before you have judged
+        show()
+
+    return present(shown, {}, dict, interactive=True, name="judge", extra=lambda: presses, ready=ready)
+
+
+def _kept_aside(path: Path) -> str:
+    """Where the labels of earlier sittings are, in words; nothing without any."""
+    names = [other.name for other in labels.aside(path).values()]
+    return f" Your labels of before are kept in the same folder: {', '.join(names)}." if names else ""
 
 
 def _until(more: int) -> str:

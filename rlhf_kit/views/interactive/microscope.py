@@ -78,8 +78,8 @@ def draw_microscope(rows: Sequence[Mapping], score: Callable, gold: Callable | N
             [], [], "o", markerfacecolor="white", markeredgecolor=style.TRUTH, markersize=9, label="as it was"
         )[0]
         after = ax.plot([], [], "s", color=style.TRUTH, markersize=6, label="edited")[0]
-        ax.set_yticks(places, parts)
-        ax.set(xlim=(-0.05, 1.05), ylim=(len(parts) - 0.5, -0.6))
+        style.rows_down(ax, parts, above=0.6)
+        ax.set_xlim(-0.05, 1.05)
         legend_under(fig, ax)
         style.label(ax, "The truth, part by part", "part of gold (1 = no fault)")
         moving += [*joins, before, after]
@@ -91,8 +91,8 @@ def draw_microscope(rows: Sequence[Mapping], score: Callable, gold: Callable | N
     ]
     numbers = [ax.text(0.0, k, "", va="center", fontsize=9.5) for k in range(len(names))]
     ax.axvline(0, color="black", linewidth=1)
-    ax.set_yticks(range(len(names)), names)
-    ax.set(xlim=(-4, 4), ylim=(len(names) - 0.5, -0.7))
+    style.rows_down(ax, names)
+    ax.set_xlim(-4, 4)
     style.label(ax, "What the edit changed", "standard deviations of that score")
     ax = axes[-1]
     adds = [

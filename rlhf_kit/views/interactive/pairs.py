@@ -125,8 +125,8 @@ def draw_pairs(rows: Sequence[Mapping]) -> Drawing:
         span = share.plot([], [], "-", color=style.OTHER, linewidth=2)[0]
         point = share.plot([], [], "X", color=style.OTHER, markersize=10)[0]
         number = share.text(0.5, 1.28, "", ha="center", va="center", fontsize=10, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0})
-        share.set(xlim=(-0.02, 1.02), ylim=(1.6, -0.6))
-        share.set_yticks([0, 1], ["all pairs", "selected"])
+        share.set_xlim(-0.02, 1.02)
+        style.rows_down(share, ["all pairs", "selected"], above=0.6)
         share.axvline(0.5, color=style.CONTROL, linestyle=":", label="coin toss")
         style.label(
             share, "Wrong labels (equal ones count half)", "share, with 95 % interval (dotted: coin toss)"

@@ -8,9 +8,7 @@ moving artists over the kept background, which takes a few hundredths of a secon
 from __future__ import annotations
 
 import base64
-import html
 import io
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +21,8 @@ from matplotlib.figure import Figure
 
 from rlhf_kit.errors import KitError
 from rlhf_kit.views.interactive.colab import enable_widgets
-from rlhf_kit.views.tables import table
+from rlhf_kit.views.interactive.markup import empty_html, picture_html, status, table_html
+from rlhf_kit.views.tables import escape, table
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -54,7 +53,7 @@ class Drawing:
 
 @dataclass
 class Panel:
-    """A view on the screen. `png` and `said` are what it shows now; `controls` is empty where it is static."""
+    """A view on the screen. `png` (empty: none) and `said` are what it shows now; `controls` is empty where it is static."""
 
     png: bytes
     said: Said
@@ -143,12 +142,14 @@ def present(
     interactive: bool,
     name: str,
     extra: Callable[[], Sequence[Any]] | None = None,
+    ready: Callable[[Panel], None] | None = None,
 ) -> Panel:
     """Displays a drawing for the `defaults`; live, below the controls that change them.
 
     controls() -> name of a value -> widget; called only when live, since widgets leave state in the notebook.
-    extra() -> further widgets (buttons) for the end of the row of controls. Live, the output also carries the first
-    picture as PNG, for pages that cannot show widgets. A KitError of `move` is shown in place of the sentence.
+    extra() -> further widgets (buttons) for the end of the row of controls. ready(panel): the last hand on a live panel,
+    before anybody sees it. Live, the output also carries the first
+    picture as PNG, for pages that cannot show widgets. A KitError of `move` stands in place of picture and sentence.
     """
     plt.close(drawing.figure)  # pyplot forgets it, so it is not displayed a second time and does not pile up
     said = drawing.move(**defaults)
@@ -157,6 +158,8 @@ def present(
     bundle = {"image/png": base64.b64encode(smaller(panel.png)).decode(), "text/plain": said.text}
     if interactive:
         _make_live(panel, drawing, paint, controls(), extra() if extra else (), name)
+        if ready:
+            ready(panel)
         bundle[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": panel.parts["box"].model_id}
     _display(bundle, said, words=not interactive)
     return panel
@@ -167,18 +170,11 @@ def _display(bundle: Mapping[str, Any], said: Said, words: bool) -> None:
 
     display(dict(bundle), metadata={"image/png": {"alt": said.text}}, raw=True)
     if words:
-        parts = [_plain(said.text)]
+        parts = [escape(said.text)]
         if said.rows:
-            parts += [f"**{_plain(said.heading)}**"] if said.heading else []
+            parts += [f"**{escape(said.heading)}**"] if said.heading else []
             parts.append(table(said.rows, said.columns))
         display(Markdown("\n\n".join(parts)))
-
-
-def _plain(text: str) -> str:
-    """A sentence of ours as Markdown: only what would be read as mark-up is escaped."""
-    from rlhf_kit.views.tables import escape
-
-    return escape(text)
 
 
 def _make_live(panel: Panel, drawing: Drawing, paint, controls: Mapping, extra: Sequence, name: str) -> None:
@@ -197,11 +193,9 @@ def _make_live(panel: Panel, drawing: Drawing, paint, controls: Mapping, extra: 
     panel.controls = dict(controls)
     panel.parts |= {"image": image, "text": text, "table": under, "box": box, "row": rows, "buttons": tuple(extra), "held": False}
 
-    def show(said: Said, png: bytes | None) -> None:
-        panel.said = said
-        if png is not None:
-            panel.png = png
-            image.value = picture_html(png, said.text, size)
+    def show(said: Said, png: bytes) -> None:
+        panel.said, panel.png = said, png
+        image.value = picture_html(png, said.text, size) if png else empty_html(size)
         text.value = status(said.text)
         under.value = table_html(said.rows, said.columns, heading=said.heading) if said.rows else ""
 
@@ -211,7 +205,7 @@ def _make_live(panel: Panel, drawing: Drawing, paint, controls: Mapping, extra: 
         try:
             said = drawing.move(**{key: control.value for key, control in panel.controls.items()})
         except KitError as error:
-            show(Said(f"Not shown: {error}"), None)
+            show(Said(f"Not shown: {error}"), b"")
             return
         show(said, paint(said.whole))
 
@@ -219,54 +213,3 @@ def _make_live(panel: Panel, drawing: Drawing, paint, controls: Mapping, extra: 
     for control in controls.values():
         control.observe(refresh, "value")
     show(panel.said, panel.png)
-
-
-# ---------------------------------------------------------------- words
-
-
-def picture_html(png: bytes, text: str, size: Sequence[float]) -> str:
-    """A picture with its text alternative (ipywidgets' Image has none, and breaks when given a tooltip). Its size is set
-    and it is decoded before it is painted, so that a change neither flickers nor moves the page."""
-    width, height = (round(side) for side in size)
-    data = base64.b64encode(png).decode()
-    return (f'<img alt="{html.escape(text)}" width="{width}" height="{height}" decoding="sync" style="max-width:100%;height:auto" '
-            f'src="data:image/png;base64,{data}">')  # fmt: skip
-
-
-def status(text: str) -> str:
-    """A sentence as HTML that screen readers announce when it changes."""
-    return f'<p role="status" aria-live="polite" style="max-width:70em;line-height:1.45;margin:4px 2px">{html.escape(text)}</p>'
-
-
-def table_html(rows: Sequence[Sequence[Any]], columns: Sequence[str], digits: int = 2, heading: str = "") -> str:
-    """A small table, under its heading; every cell is escaped, so texts of models and people can be shown as they are."""
-    look = "padding:3px 10px 3px 2px;text-align:{};vertical-align:top;white-space:{};border-bottom:1px solid #8884"
-    numeric = [all(_number(row[i]) for row in rows) for i in range(len(columns))]
-    side = ["right" if n else "left" for n in numeric]
-    short = [all(len(words(row[i], digits)) <= 16 for row in rows) for i in range(len(columns))]
-    styles = [look.format(s, "nowrap" if short[i] else "pre-wrap") for i, s in enumerate(side)]
-    cell = lambda tag, style, text: f'<{tag} style="{style}">{html.escape(text)}</{tag.split()[0]}>'  # noqa: E731
-    head = "".join(cell('th scope="col"', style, name) for name, style in zip(columns, styles, strict=True))
-    body = "".join(
-        "<tr>"
-        + "".join(cell("td", style, words(v, digits)) for v, style in zip(row, styles, strict=True))
-        + "</tr>"
-        for row in rows
-    )
-    over = f'<caption style="text-align:left;font-weight:bold;padding:3px 2px">{html.escape(heading)}</caption>' if heading else ""
-    return f'<table style="border-collapse:collapse;max-width:80em;line-height:1.4">{over}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-
-
-def words(value: Any, digits: int = 2) -> str:
-    """One value as people read it: floats rounded, nothing as a dash."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    if isinstance(value, float | np.floating):
-        return f"{value:.{digits}f}"
-    return str(value)
-
-
-def _number(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float | np.number) and not isinstance(value, bool))

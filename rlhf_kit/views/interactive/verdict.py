@@ -13,6 +13,7 @@ from rlhf_kit.evaluation import length_controlled_win_rate, mean_interval, share
 from rlhf_kit.views import style
 from rlhf_kit.views.interactive.controls import choice, slider
 from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, legend_under, present
+from rlhf_kit.views.words import digits_apart
 
 TIES = {"half a win": 0.5, "left out": None, "no win": 0.0}
 DRAWS = 20
@@ -64,6 +65,14 @@ def interval(won: np.ndarray) -> tuple[float, float, float]:
 def verdict(low: float, high: float, zero: float) -> str:
     """better, worse, or not told apart, from an interval."""
     return "better" if low > zero else "worse" if high < zero else "not told apart"
+
+
+def _with_ends(value: float, low: float, high: float, zero: float, what: str = "") -> str:
+    """`0.55 (0.51 to 0.59), better`, with as many decimals as the verdict needs to be seen; differences with their sign."""
+    if np.isnan(low):
+        return "not known, since fewer than two of them count"
+    form = f"{'' if zero else '+'}.{digits_apart(low, high, zero)}f"
+    return f"{value:{form}} ({what}{low:{form}} to {high:{form}}), {verdict(low, high, zero)}"
 
 
 def draw_verdict(rows: Sequence[Mapping], seeds: Sequence[float] | None = None) -> Drawing:
@@ -151,7 +160,7 @@ def draw_verdict(rows: Sequence[Mapping], seeds: Sequence[float] | None = None) 
         tied = int((found["gap"][order][:n] == 0).sum())
         heat = f"temperature {temperature:g}" if temperature else "greedy"
         text = (f"{first} against {second} by {judge}, {heat}, on {n} prompts, {tied} of them ties: "
-                f"win rate {mean:.2f} (95 % interval {low:.2f} to {high:.2f}), {verdict(low, high, 0.5)}. ")  # fmt: skip
+                f"win rate {_with_ends(mean, low, high, 0.5, '95 % interval ')}. ")  # fmt: skip
         if len(counted) > 1 and mean != 0.5:
             need = (1.96 * counted.std(ddof=1) / abs(mean - 0.5)) ** 2
             text += (f"With such a win rate the interval would just reach one half at about {max(2, int(np.ceil(need)))} prompts; to be "
@@ -170,9 +179,9 @@ def draw_verdict(rows: Sequence[Mapping], seeds: Sequence[float] | None = None) 
             shown = [max(-edge, low), min(edge, high)] if len(used) > 1 else []
             mean_span.set_data(shown, [len(seeds) + 0.3] * len(shown))
             mean_dot.set_data([middle], [len(seeds) + 0.3])
-            text += f"Over {len(used)} recorded seed{'s' * (len(used) != 1)}, online minus offline in gold: {middle:+.2f} "
-            text += (f"(95 % interval {low:+.2f} to {high:+.2f}), {verdict(low, high, 0.0)}." if len(used) > 1
-                     else "and no interval: how much another seed would differ cannot be known from one.")  # fmt: skip
+            text += f"Over {len(used)} recorded seed{'s' * (len(used) != 1)}, online minus offline in gold: "
+            text += (f"{_with_ends(middle, low, high, 0.0, '95 % interval ')}." if len(used) > 1 else
+                     f"{middle:+.2f} and no interval: how much another seed would differ cannot be known from one.")  # fmt: skip
         return Said(text.strip())
 
     return Drawing(fig, moving, move)
@@ -190,7 +199,7 @@ def _at_equal_length(won: np.ndarray, found: Mapping, order: np.ndarray, total: 
     x = len(won) + 0.025 * total
     span.set_data([x, x], [max(0, value - half), min(1, value + half)])
     diamond.set_data([x], [value])
-    return f"At equal length it is {value:.2f} ({value - half:.2f} to {value + half:.2f}), {verdict(value - half, value + half, 0.5)}. "
+    return f"At equal length it is {_with_ends(value, value - half, value + half, 0.5)}. "
 
 
 def is_it_really_better(
