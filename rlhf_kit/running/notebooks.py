@@ -18,10 +18,9 @@ from rlhf_kit.runs import PROJECT, file_hash, stable_hash, write_text
 
 FOLDER = PROJECT / "notebooks"
 # Modules that arrange the work and cannot change a notebook's numbers; a change in them re-executes nothing.
-ARRANGING = {"__main__", "cli", "doctor", "exercises/__main__", "exercises/solutions", "inputs", "progress", "site"} | {
-    f"running/{name}" for name in "__init__ execute notebooks report results runner sweep".split()
+ARRANGING = {"__main__", "cli", "doctor", "exercises/__main__", "exercises/solutions", "inputs", "progress", "site", "speed"} | {
+    f"running/{name}" for name in "__init__ cards execute notebooks report report_text results runner sweep which".split()
 }
-ARRANGING |= {"running/cards"}  # the times in the opening cards
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,12 @@ but the kit's own.
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf_kit.errors import KitError
-from rlhf_kit.running import notebooks
-from rlhf_kit.runs import PROJECT, Run, open_run, read_json, records, shown, write_text
+from rlhf_kit.running import notebooks, which
+from rlhf_kit.runs import Run, read_json, records, write_text
 from rlhf_kit.site import home
 from rlhf_kit.site.lesson import Figure, Lesson, render
 from rlhf_kit.site.page import COURSE, GENERATOR, Entry, document
@@ -63,10 +62,7 @@ def publish(name: str, out: Path) -> Path:
 
     KitError if there is no such run, it holds no executed notebooks, or `out` holds something else than an earlier site.
     """
-    root = Path(os.environ.get("RLHF_KIT_RUNS") or PROJECT / "runs")
-    if not (root / name).is_dir():
-        raise KitError(f"there is no run {name!r} in {shown(root)}; `python -m rlhf_kit run` makes one")
-    run = open_run(name, quiet=True)
+    run = Run(name, which.existing(name), quiet=True)
     if not (run.path / "timings.json").is_file() or not records(run, "executed"):
         raise KitError(f"run {name} holds no executed notebooks; finish it with `python -m rlhf_kit run --run {name}`")
     if out.exists() and not out.is_dir():
