@@ -92,7 +92,10 @@ def parser() -> argparse.ArgumentParser:
     pages.add_argument("--out", required=True, type=Path, help="a new or empty folder, or that of an earlier site")
 
     doctor = commands.add_parser(
-        "doctor", help="what this machine can do, which profile fits, what is missing"
+        "doctor",
+        help="what this machine can do, which profile fits, what is missing",
+        description="What this machine can do, which profile fits, what is missing. Exit status: 0 if the profile (default: laptop) "
+        "fits and the packages are as pinned, 1 if not, 2 for wrong input; `make doctor` ends well in the first two cases.",
     )
     doctor.add_argument("--profile", help="also print this profile's plan: values, memory, hours, commands")
     doctor.add_argument(

@@ -187,6 +187,17 @@ def test_make_help_lists_the_targets():
     assert "make test" in (PROJECT / ".ci" / "run").read_text()
 
 
+@pytest.mark.parametrize(("status", "made"), [(0, 0), (1, 0), (2, 2)])
+def test_make_doctor_ends_with_the_advice_where_a_profile_does_not_fit(tmp_path, status, made):
+    """Make's own `Error 1` would be the last thing read; wrong input stays an error."""
+    stand_in = tmp_path / "python"
+    stand_in.write_text(f"#!/bin/sh\necho the advice\nexit {status}\n")
+    stand_in.chmod(0o755)
+    words = ["make", "doctor", "PYTHON=true", f"PY={stand_in}", "ARGS=--profile paper"]
+    done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True)
+    assert done.stdout == "the advice\n" and bool(done.returncode) is bool(made) and ("Error" in done.stderr) is bool(made)
+
+
 @pytest.mark.parametrize("command", ["run", "sweep", "report", "doctor"])
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as caught:
