@@ -185,8 +185,10 @@ def _command(args: argparse.Namespace) -> int:
     if args.command == "run":
         return _run(args)
     if args.command == "sweep":
+        from rlhf_kit.running.runner import stop_on_terminate
         from rlhf_kit.running.sweep import parse_seeds, sweep
 
+        stop_on_terminate()
         return sweep(args.experiment, args.profile, parse_seeds(args.seeds), args.jobs)[0]
     if args.command == "report":
         return _report(args)
@@ -218,6 +220,8 @@ def _doctor(args: argparse.Namespace) -> int:
     from rlhf_kit import doctor
 
     if args.bench:
+        if args.sets or args.card or args.json:
+            raise KitError("--bench measures this machine's speed; --set, --card and --json are about a profile's plan, without --bench")
         from rlhf_kit import speed
 
         print(speed.measure(args.profile or "laptop"))

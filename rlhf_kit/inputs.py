@@ -35,6 +35,17 @@ def check(profile: Profile) -> list[str]:
     return told + _conversations(profile)
 
 
+def check_ablation(profile: Profile) -> None:
+    """KitError where lesson 08's ABLATION would find no prompts for its second iteration: data.iterations decides into how
+    many parts a preference file is split. The pocket world makes prompts as they are needed, and data.prompts are dealt anew."""
+    data = profile.data
+    if data.kind == "file" and not data.prompts and data.iterations < 2:
+        raise KitError(
+            f"--param ABLATION=true trains for two iterations, and data.iterations is {data.iterations}, which leaves your prompts "
+            "in one part: add --set data.iterations=2, or leave ABLATION out"
+        )
+
+
 def _world_sizes(profile: Profile) -> None:
     """KitError when the profile asks for more rows than the pocket world's frozen sets have."""
     from rlhf_kit.world.frozen import SIZES

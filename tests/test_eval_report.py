@@ -156,3 +156,37 @@ def test_bad_runs(root, capsys):
     assert cli.main(["report", "--run", "a", "--against", "nope"]) == 2
     assert "there is no run 'nope' in " in (said := capsys.readouterr().err) and "finished runs: a\n" in said
     assert not (root / "a" / "report").exists()
+
+
+def test_a_spoilt_file_of_a_run_is_named(root, capsys):
+    make("a", 0.2)
+    for rows in (root / "a").glob("evaluation-*/rows.parquet"):
+        rows.write_bytes(b"PAR1xx")
+    capsys.readouterr()
+    assert cli.main(["report", "--run", "a"]) == 2
+    said = capsys.readouterr().err
+    assert "rows.parquet cannot be read; remove its folder, and the run makes it again" in said and said.count("\n") == 1
+    (root / "a" / "claims.json").write_text("[1, 2]")
+    for words in (["report", "--run", "a"], ["site", "--run", "a", "--out", str(root / "out")]):
+        runs.record(runs.open_run("a", quiet=True), "executed", "00_a", {})
+        (root / "a" / "notebooks").mkdir(exist_ok=True)
+        (root / "a" / "notebooks" / "00_a.ipynb").write_text("{}")
+        assert cli.main(words) == 2
+        said = capsys.readouterr().err
+        assert "claims.json does not hold what a run writes; `python -m rlhf_kit run --run a` writes it anew" in said and said.count("\n") == 1
+    assert not (root / "out").exists()
+
+
+def test_what_the_system_refuses_is_one_sentence(root, capsys, monkeypatch):
+    from rlhf_kit.running import report as module
+
+    make("a", 0.2)
+    for error, said in (
+        (PermissionError(13, "Permission denied", "runs/a/report"), "runs/a/report: Permission denied; make it readable and writable for you"),
+        (OSError(28, "No space left on device"), "the disk is full; make room"),
+    ):
+        monkeypatch.setattr(module, "write_json", lambda *_, error=error: (_ for _ in ()).throw(error))
+        capsys.readouterr()
+        assert cli.main(["report", "--run", "a"]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"error: {said}") and told.count("\n") == 1

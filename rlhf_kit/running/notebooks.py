@@ -101,10 +101,10 @@ def select(folder: Path = FOLDER, only: str | None = None, start: str | None = N
             )
         return found
 
-    if only:
+    if only is not None:
         chosen = {pick(t, "--only") for t in only.split(",")}
         paths = [p for p in paths if p in chosen]
-    if start:
+    if start is not None:
         first = pick(start, "--from")
         paths = [p for p in paths if p.name >= first.name]
         if not paths:

@@ -14,7 +14,7 @@ from typing import Any
 from rlhf_kit.errors import KitError
 from rlhf_kit.running import which
 from rlhf_kit.running.report_text import markdown, page
-from rlhf_kit.runs import read_json, write_json, write_text
+from rlhf_kit.runs import read_json, shown, write_json, write_text
 
 MEASURES = ("gold", "reward", "length")
 
@@ -85,13 +85,13 @@ def _load(name: str) -> dict[str, Any]:
     folder = which.existing(name)
     if not (folder / "claims.json").is_file():
         raise KitError(f"run {name!r} has not finished; `python -m rlhf_kit run --run {name}` goes on with it")
-    found = {x: read_json(folder / f"{x}.json") for x in ("claims", "metrics", "timings")}
-    return {**found, "answers": _answers(folder)}
+    return {**which.results(folder), "answers": _answers(folder)}
 
 
 def _answers(folder: Path) -> dict[tuple[str, float], list[dict]]:
     """(policy, temperature) -> rows of the final evaluation; where stages share a policy's name the newest counts."""
     import pyarrow.parquet as pq
+    from pyarrow.lib import ArrowException
 
     stages = []
     for manifest in folder.glob("evaluation-*/manifest.json"):
@@ -100,10 +100,14 @@ def _answers(folder: Path) -> dict[tuple[str, float], list[dict]]:
             stages.append((facts["started"], manifest.parent / "rows.parquet"))
     found: dict[tuple[str, float], list[dict]] = {}
     for _, path in sorted(stages):
-        known = pq.read_schema(path).names
         wanted = ["policy", "temperature", "prompt_id", "sample", "category", *MEASURES]
+        try:
+            known = pq.read_schema(path).names
+            rows = pq.read_table(path, columns=[c for c in wanted if c in known]).to_pylist()
+        except (OSError, ArrowException):
+            raise KitError(f"{shown(path)} cannot be read; remove its folder, and the run makes it again") from None
         fresh: dict[tuple[str, float], list[dict]] = {}
-        for row in pq.read_table(path, columns=[c for c in wanted if c in known]).to_pylist():
+        for row in rows:
             fresh.setdefault((row["policy"], row["temperature"]), []).append(row)
         found |= fresh
     return found

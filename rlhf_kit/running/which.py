@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rlhf_kit.errors import KitError
-from rlhf_kit.runs import PROJECT, open_run, shown
+from rlhf_kit.runs import PROJECT, open_run, read_json, shown
 
 
 def root() -> Path:
@@ -37,3 +39,18 @@ def existing(name: str) -> Path:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise KitError(f"there is no run {name!r} in {shown(root())}; finished runs: {', '.join(names) or 'none'}{hint}")
     return open_run(name, quiet=True).path
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """{claims, metrics, timings} of a run's folder; KitError naming the file that does not hold what a run writes."""
+    found = {x: read_json(folder / f"{x}.json") for x in ("claims", "metrics", "timings")}
+    told = found["claims"]
+    sound = {
+        "claims": isinstance(told, list) and all(isinstance(c, Mapping) and {"id", "status", "value", "band", "statement"} <= set(c) for c in told),
+        "metrics": isinstance(found["metrics"], Mapping),
+        "timings": isinstance(found["timings"], Mapping) and {"notebooks", "total_seconds", "peak_memory_mb"} <= set(found["timings"]),
+    }
+    for name, fine in sound.items():
+        if not fine:
+            raise KitError(f"{shown(folder / name)}.json does not hold what a run writes; `python -m rlhf_kit run --run {folder.name}` writes it anew")
+    return found
