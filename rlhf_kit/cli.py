@@ -246,7 +246,8 @@ def _os_error(error: OSError) -> str:
     """What the system refuses, with the file and what to do about it."""
     if error.errno == errno.ENOSPC:
         return "the disk is full; make room, and the same command continues"
-    told = f"{error.filename}: {error.strerror}"
+    place = Path(str(error.filename))
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        return f"{told}; make it readable and writable for you, or name another folder for runs in RLHF_KIT_RUNS"
-    return told
+        place = place if place.exists() else place.parent  # a file that cannot be made is its folder's matter
+        return f"{place}: {error.strerror}; make it readable and writable for you, or name another (all runs lie in RLHF_KIT_RUNS)"
+    return f"{place}: {error.strerror}"

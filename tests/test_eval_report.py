@@ -106,14 +106,14 @@ def test_values_are_shown_with_the_digits_that_they_need(root, capsys):
     for run, more in ((a, 0.0), (b, 0.01)):
         runs.record(run, "metrics", "diversity", [0.928466796875 + more, 0.9 + more])
         runs.record(run, "metrics", "heldout", {"accuracy": 2 / 3, "n": 600, "biased": False})
-        rows = [{"name": "x", "score": 100.0, "p": 1.00874e-07, "sure": True}, {"name": "y", "score": 96.303, "p": 0.25, "sure": False}]
+        rows = [{"name": "x", "score": 100.0, "p": 1.12e-07, "sure": True}, {"name": "y", "score": 96.303, "p": 0.25, "sure": False}]
         runs.record(run, "metrics", "bench", rows)
         results.write_results(run)
     capsys.readouterr()
     report("a")
     alone = (root / "a" / "report" / "report.md").read_text()
     assert "| diversity | 0.9285, 0.9000 |" in alone and "| heldout | accuracy 0.6667, n 600, biased no |" in alone
-    assert "| name | score | p | sure |\n| --- | ---: | ---: | --- |\n| x | 100.0 | 1.0e-07 | yes |\n| y | 96.3 | 0.25 | no |" in alone
+    assert "| name | score | p | sure |\n| --- | ---: | ---: | --- |\n| x | 100.0 | 1.1e-07 | yes |\n| y | 96.3 | 0.25 | no |" in alone
     assert "]," not in alone and "{" not in alone
     assert "\n\n1 claims: " in alone  # below the table, and not its last row
     report("a", "b")
@@ -182,7 +182,7 @@ def test_what_the_system_refuses_is_one_sentence(root, capsys, monkeypatch):
 
     make("a", 0.2)
     for error, said in (
-        (PermissionError(13, "Permission denied", "runs/a/report"), "runs/a/report: Permission denied; make it readable and writable for you"),
+        (PermissionError(13, "Permission denied", str(root / "a" / ".x.tmp")), f"{root / 'a'}: Permission denied; make it readable and writable for you"),
         (OSError(28, "No space left on device"), "the disk is full; make room"),
     ):
         monkeypatch.setattr(module, "write_json", lambda *_, error=error: (_ for _ in ()).throw(error))

@@ -161,8 +161,8 @@ def _text(value: Any, places: int) -> str:
     if isinstance(value, Range):
         return f"{_text(value.low, places)} to {_text(value.high, places)}"
     if isinstance(value, float):
-        text = f"{value:.{places}f}"
-        return f"{value:.1e}" if value and not float(text) else text
+        few = value and abs(value) < 10.0 ** (1 - places)  # digits would be lost
+        return f"{value:.2g}" if few and places else f"{value:.{places}f}"
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_text(one, places)}" for key, one in value.items())
     if isinstance(value, list | tuple):
