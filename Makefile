@@ -30,8 +30,9 @@ lint: env  ## ruff
 lab: env  ## open JupyterLab at the first lesson; its file browser reaches runs/ and data/ too
 	@$(PY) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(ARGS)
 
+# Status 1 says that a profile does not fit here: an answer, after which make would print an error of its own.
 doctor: env  ## what this machine can do, which profile fits, what is missing
-	@$(PY) -m rlhf_kit doctor $(ARGS)
+	@$(PY) -m rlhf_kit doctor $(ARGS) || [ $$? -eq 1 ]
 
 sweep: env  ## one experiment over many seeds: make sweep EXPERIMENT=online_vs_offline SEEDS=0-7
 	@$(PY) -m rlhf_kit sweep --experiment $(EXPERIMENT) --profile $(PROFILE) --seeds $(SEEDS) --jobs $(JOBS) $(ARGS)

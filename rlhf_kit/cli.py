@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -82,15 +84,18 @@ def parser() -> argparse.ArgumentParser:
         description="Claims, metrics, tables and policies of a run, alone or against another run: printed as Markdown, and "
         "written as Markdown, HTML and JSON to runs/RUN/report/ (report.* or report-against-OTHER.*).",
     )
-    report.add_argument("--run", required=True, help="name of a run under runs/")
+    report.add_argument("--run", help="name of a run under runs/ (default: the newest finished one)")
     report.add_argument("--against", metavar="RUN", help="another run to compare with")
 
     pages = commands.add_parser("site", help="a run's pages in a folder of your own, to publish on any static host")
-    pages.add_argument("--run", required=True, help="name of a run under runs/")
+    pages.add_argument("--run", help="name of a run under runs/ (default: the newest finished one)")
     pages.add_argument("--out", required=True, type=Path, help="a new or empty folder, or that of an earlier site")
 
     doctor = commands.add_parser(
-        "doctor", help="what this machine can do, which profile fits, what is missing"
+        "doctor",
+        help="what this machine can do, which profile fits, what is missing",
+        description="What this machine can do, which profile fits, what is missing. Exit status: 0 if the profile (default: laptop) "
+        "fits and the packages are as pinned, 1 if not, 2 for wrong input; `make doctor` ends well in the first two cases.",
     )
     doctor.add_argument("--profile", help="also print this profile's plan: values, memory, hours, commands")
     doctor.add_argument(
@@ -141,42 +146,108 @@ def _run(args: argparse.Namespace) -> int:
     return status
 
 
+def _named(name: str | None, against: str | None = None) -> str:
+    """The run that is named, or the newest finished one, which is then told."""
+    from rlhf_kit.running import which
+
+    if name is not None:
+        return name
+    found = which.newest(but=against)
+    print(f"run {found}, the newest of the finished runs; --run names another", file=sys.stderr)
+    return found
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command: 0 fine, 1 a notebook, claim or seed failed, 2 wrong input, 130 interrupted."""
+    """Runs a command: 0 fine, 1 a notebook, claim or seed failed, or a profile does not fit, 2 wrong input, 130 interrupted."""
     args = parser().parse_args(arguments)
     try:
-        if args.command == "run":
-            return _run(args)
-        if args.command == "sweep":
-            from rlhf_kit.running.sweep import parse_seeds, sweep
-
-            return sweep(args.experiment, args.profile, parse_seeds(args.seeds), args.jobs)[0]
-        if args.command == "report":
-            from rlhf_kit.running.report import report
-
-            print(report(args.run, args.against))
-            return 0
-        if args.command == "site":
-            from rlhf_kit import site
-
-            print(f"site: {site.publish(args.run, args.out)}")
-            return 0
-        if args.command == "export":
-            from rlhf_kit.checkpoints.exporting import export
-
-            print(f"exported to {export(args.policy, args.out, args.format, dtype=args.dtype, base=args.base)}")
-            return 0
-        from rlhf_kit import doctor
-
-        if args.bench:
-            print(doctor.bench(args.profile or "laptop"))
-            return 0
-        status, text = doctor.doctor(args.profile, _values(args.sets), args.card, args.json)
-        print(text)
+        status = _command(args)
+        sys.stdout.flush()
         return status
     except KitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `... | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise  # not about a file of the reader's
+        print(f"error: {_os_error(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        print("\nstopped; what is finished is kept, and the same command continues", file=sys.stderr)
+        told = "what is finished is kept, and the same command continues" if args.command in ("run", "sweep") else "the same command begins again"
+        print(f"\nstopped; {told}", file=sys.stderr)
         return 130
+
+
+def _command(args: argparse.Namespace) -> int:
+    if args.command == "run":
+        return _run(args)
+    if args.command == "sweep":
+        from rlhf_kit.running.runner import stop_on_terminate
+        from rlhf_kit.running.sweep import parse_seeds, sweep
+
+        stop_on_terminate()
+        return sweep(args.experiment, args.profile, parse_seeds(args.seeds), args.jobs)[0]
+    if args.command == "report":
+        return _report(args)
+    if args.command == "site":
+        from rlhf_kit import site
+
+        print(f"site: {site.publish(_named(args.run), args.out)}")
+        return 0
+    if args.command == "export":
+        from rlhf_kit.checkpoints.exporting import export
+
+        print(f"exported to {export(args.policy, args.out, args.format, dtype=args.dtype, base=args.base)}")
+        return 0
+    return _doctor(args)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from rlhf_kit.running import report, which
+    from rlhf_kit.runs import shown
+
+    name = _named(args.run, args.against)
+    print(report.report(name, args.against))
+    stem = report.stem(args.against)
+    print(f"written to {shown(which.existing(name) / 'report')}/: {stem}.md, {stem}.html, {stem}.json", file=sys.stderr)
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from rlhf_kit import doctor
+
+    if args.bench:
+        if args.sets or args.card or args.json:
+            raise KitError("--bench measures this machine's speed; --set, --card and --json are about a profile's plan, without --bench")
+        from rlhf_kit import speed
+
+        print(speed.measure(args.profile or "laptop"))
+        return 0
+    status, text = doctor.doctor(args.profile, _values(args.sets), args.card, args.json)
+    print(text)
+    return status
+
+
+def _named(name: str | None, against: str | None = None) -> str:
+    """The run that is named, or the newest finished one, which is then told."""
+    from rlhf_kit.running import which
+
+    if name is not None:
+        return name
+    found = which.newest(but=against)
+    print(f"run {found}, the newest finished one; --run names another", file=sys.stderr)
+    return found
+
+
+def _os_error(error: OSError) -> str:
+    """What the system refuses, with the file and what to do about it."""
+    if error.errno == errno.ENOSPC:
+        return "the disk is full; make room, and the same command continues"
+    place = Path(str(error.filename))
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        place = place if place.exists() else place.parent  # a file that cannot be made is its folder's matter
+        return f"{place}: {error.strerror}; make it readable and writable for you, or name another (all runs lie in RLHF_KIT_RUNS)"
+    return f"{place}: {error.strerror}"

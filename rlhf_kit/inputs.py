@@ -35,6 +35,17 @@ def check(profile: Profile) -> list[str]:
     return told + _conversations(profile)
 
 
+def check_ablation(profile: Profile) -> None:
+    """KitError where lesson 08's ABLATION would find no prompts for its second iteration: data.iterations decides into how
+    many parts a preference file is split. The pocket world makes prompts as they are needed, and data.prompts are dealt anew."""
+    data = profile.data
+    if data.kind == "file" and not data.prompts and data.iterations < 2:
+        raise KitError(
+            f"--param ABLATION=true trains for two iterations, and data.iterations is {data.iterations}, which leaves your prompts "
+            "in one part: add --set data.iterations=2, or leave ABLATION out"
+        )
+
+
 def _world_sizes(profile: Profile) -> None:
     """KitError when the profile asks for more rows than the pocket world's frozen sets have."""
     from rlhf_kit.world.frozen import SIZES
@@ -93,10 +104,11 @@ def _pairs(profile: Profile) -> str:
         what = "; ".join(line.strip() for line in lines[1:]) or "it is empty"
         raise KitError(f"{data.preferences}: no usable pair in {total:,} rows ({what}); mend the file")
     if fitting < needed:
+        lost = "; ".join(line.strip() for line in lines[1:])
         raise KitError(
             f"{data.preferences}: {fitting} of its {kept:,} usable pairs fit into model.max_length = "
             f"{profile.model.max_length} tokens; training, held-out pairs and prompts need {needed}: "
-            "give more or shorter pairs, or a model that reads longer texts"
+            f"give more or shorter pairs, or a model that reads longer texts{f' ({lost})' if lost else ''}"
         )
     return "\n".join(lines)
 
@@ -109,8 +121,34 @@ def _conversations(profile: Profile) -> list[str]:
     told = []
     for path, load in ((profile.data.sft, load_conversations), (profile.data.prompts, load_prompts)):
         if _is_here(path):
-            told.append(f"{path}: {load(local(path))[1]}")
+            rows, ledger = load(local(path))
+            told.append(f"{path}: {ledger}")
+            if load is load_prompts:
+                _enough_prompts(profile, rows)
     return told
+
+
+def _enough_prompts(profile: Profile, prompts: list) -> None:
+    """KitError where the prompts are too few to be dealt: of the preference pairs none may sample, test or choose."""
+    from rlhf_kit.preferences import BAD_ROWS, examine, prompt_key
+    from rlhf_kit.recipe.own import has_set_per_iteration, local
+
+    data = profile.data
+    if has_set_per_iteration(data.prompts):  # each iteration has a file of its own, and they may ask what pairs ask
+        return
+    distinct, needed = {prompt_key(prompt) for prompt in prompts}, _PAIRS * len(prompt_splits(profile))
+    if len(distinct) < needed:
+        raise KitError(f"{data.prompts}: it holds {len(distinct)} different prompts; sampling, choosing and testing need {needed}: give more")
+    if not _is_here(data.preferences):
+        return
+    outcomes = examine(local(data.preferences), data.adapter, **BAD_ROWS[data.bad_rows])
+    paired = [prompt_key(one.pair.chosen[:-1]) for one in outcomes if one.pair is not None]
+    fresh = len(distinct.difference(paired))
+    if fresh < needed and len(paired) <= data.preference_pairs + data.heldout_pairs:  # of more pairs not all are taken
+        raise KitError(
+            f"{data.prompts}: {fresh} of its {len(distinct)} different prompts are not in {data.preferences} too; sampling, "
+            f"choosing and testing need {needed} that no pair was labelled for: give others, or leave data.prompts out"
+        )
 
 
 def _model(profile: Profile) -> list[str]:

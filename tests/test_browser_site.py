@@ -17,6 +17,11 @@ SHOWN = ("index.html", "figures.html", "07_dpo.html")  # of these pictures are k
 # What sticks out of the page, but for what scrolls in a box of its own.
 OUTSIDE = """() => [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1 &&
     !e.closest('.box, pre, figure, .formula, .skip')).slice(0, 3).map(e => e.outerHTML.slice(0, 150))"""
+# What scrolls sideways without a sign of it: a shadow below the text, or for pictures a fade and a word.
+UNMARKED = """() => [...document.querySelectorAll('main *')].filter(e => e.scrollWidth > e.clientWidth + 1 && e.checkVisibility() &&
+    ['auto', 'scroll'].includes(getComputedStyle(e).overflowX)).filter(e => e.tagName === 'FIGURE'
+    ? getComputedStyle(e).maskImage === 'none' || !getComputedStyle(e, '::after').content.includes('wider than the screen')
+    : getComputedStyle(e).backgroundImage.split('-gradient').length !== 5).slice(0, 3).map(e => e.outerHTML.slice(0, 150))"""
 # Contrast of text against its own background, for every element with text of its own: those below 4.5 to 1.
 PALE = """() => {
   const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
@@ -80,6 +85,7 @@ def test_every_page_reads_well(opened, address, smoke_course, artefacts, width):
             page.emulate_media(color_scheme=scheme)
             over = page.evaluate("document.documentElement.scrollWidth - innerWidth")
             assert over <= 0, f"{file} is {over} pixels too wide at {width}: {page.evaluate(OUTSIDE)}"
+            assert width == "desk" or not page.evaluate(UNMARKED), f"{file}, {scheme}: no sign that it scrolls: {page.evaluate(UNMARKED)}"
             if file in SHOWN:
                 page.screenshot(path=artefacts / f"site-{file.removesuffix('.html')}-{width}-{scheme}.png")
             if width == "desk":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def test_the_command_prints_and_writes_three_files(root, capsys):
     out = capsys.readouterr().out
     assert "| online-3 | 1 | gold |" in out and "paired" in out and "<script>" not in out
     folder = root / "a" / "report"
-    assert (folder / "report-against-b.md").read_text() == out
+    assert (folder / "report-against-b.md").read_text() == out and out.startswith("# Run a against b\n")
     page = (folder / "report-against-b.html").read_text()
     assert "<script>" not in page and "&lt;script&gt;" in page and "default-src 'none'" in page
     content = json.loads((folder / "report-against-b.json").read_text(), parse_constant=lambda c: pytest.fail(f"{c} is no JSON"))
@@ -86,7 +87,7 @@ def test_tables_that_lessons_record_are_tables_of_the_report(root, capsys):
     assert cli.main(["report", "--run", "a"]) == 0
     alone = capsys.readouterr().out
     assert "## 05.reward_bench" in alone and "| judge | section | score |" in alone and "| gold&#124;&lt;b&gt; | Chat | 100 |" in alone
-    assert "| ragged |" in alone and "| 05.reward_bench |" not in alone
+    assert "| ragged | x 1, 2 |" in alone and "| 05.reward_bench |" not in alone
     assert cli.main(["report", "--run", "a", "--against", "b"]) == 0
     one_sided = capsys.readouterr().out
     assert "Not measured in b." in one_sided
@@ -98,6 +99,44 @@ def test_tables_that_lessons_record_are_tables_of_the_report(root, capsys):
     page = (root / "a" / "report" / "report-against-b.html").read_text()
     assert "<h2>05.reward_bench</h2>" in page and "<b>" not in page
     assert json.loads((root / "a" / "report" / "report-against-b.json").read_text())["metrics"]
+
+
+def test_values_are_shown_with_the_digits_that_they_need(root, capsys):
+    a, b = make("a", 0.2), make("b", 0.0)
+    for run, more in ((a, 0.0), (b, 0.01)):
+        runs.record(run, "metrics", "diversity", [0.928466796875 + more, 0.9 + more])
+        runs.record(run, "metrics", "heldout", {"accuracy": 2 / 3, "n": 600, "biased": False})
+        rows = [{"name": "x", "score": 100.0, "p": 1.12e-07, "sure": True}, {"name": "y", "score": 96.303, "p": 0.25, "sure": False}]
+        runs.record(run, "metrics", "bench", rows)
+        results.write_results(run)
+    capsys.readouterr()
+    report("a")
+    alone = (root / "a" / "report" / "report.md").read_text()
+    assert "| diversity | 0.9285, 0.9000 |" in alone and "| heldout | accuracy 0.6667, n 600, biased no |" in alone
+    assert "| name | score | p | sure |\n| --- | ---: | ---: | --- |\n| x | 100.0 | 1.1e-07 | yes |\n| y | 96.3 | 0.25 | no |" in alone
+    assert "]," not in alone and "{" not in alone
+    assert "\n\n1 claims: " in alone  # below the table, and not its last row
+    report("a", "b")
+    both = (root / "a" / "report" / "report-against-b.md").read_text()
+    assert "| diversity | 0.9285, 0.9000 | 0.9385, 0.9100 | -0.0100, -0.0100 |" in both
+    page = (root / "a" / "report" / "report.html").read_text()
+    assert 'name="viewport"' in page and page.count("<table>") == page.count('<div class="box"><table>') and "<p></p>" not in page
+
+
+def test_without_a_name_the_newest_finished_run_is_taken_and_told(root, capsys):
+    assert cli.main(["report"]) == 2
+    assert "there is no finished run in" in capsys.readouterr().err
+    for age, name in enumerate(("new", "old")):
+        run = make(name, 0.1 * age)
+        os.utime(run.path / "claims.json", (10**9 - age, 10**9 - age))
+    runs.open_run("half", quiet=True)
+    capsys.readouterr()
+    assert cli.main(["report"]) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith("# Run new\n") and "run new, the newest finished one; --run names another" in told.err
+    assert "report.html" in told.err and (root / "new" / "report" / "report.html").is_file()
+    assert cli.main(["report", "--against", "new"]) == 0
+    assert capsys.readouterr().out.startswith("# Run old against new\n")
 
 
 def test_help_says_what_is_written(capsys):
@@ -115,5 +154,39 @@ def test_bad_runs(root, capsys):
     with pytest.raises(KitError, match="with itself"):
         report("a", "a")
     assert cli.main(["report", "--run", "a", "--against", "nope"]) == 2
-    assert "there is no run 'nope'; finished runs: a" in capsys.readouterr().err
+    assert "there is no run 'nope' in " in (said := capsys.readouterr().err) and "finished runs: a\n" in said
     assert not (root / "a" / "report").exists()
+
+
+def test_a_spoilt_file_of_a_run_is_named(root, capsys):
+    make("a", 0.2)
+    for rows in (root / "a").glob("evaluation-*/rows.parquet"):
+        rows.write_bytes(b"PAR1xx")
+    capsys.readouterr()
+    assert cli.main(["report", "--run", "a"]) == 2
+    said = capsys.readouterr().err
+    assert "rows.parquet cannot be read; remove its folder, and the run makes it again" in said and said.count("\n") == 1
+    (root / "a" / "claims.json").write_text("[1, 2]")
+    for words in (["report", "--run", "a"], ["site", "--run", "a", "--out", str(root / "out")]):
+        runs.record(runs.open_run("a", quiet=True), "executed", "00_a", {})
+        (root / "a" / "notebooks").mkdir(exist_ok=True)
+        (root / "a" / "notebooks" / "00_a.ipynb").write_text("{}")
+        assert cli.main(words) == 2
+        said = capsys.readouterr().err
+        assert "claims.json does not hold what a run writes; `python -m rlhf_kit run --run a` writes it anew" in said and said.count("\n") == 1
+    assert not (root / "out").exists()
+
+
+def test_what_the_system_refuses_is_one_sentence(root, capsys, monkeypatch):
+    from rlhf_kit.running import report as module
+
+    make("a", 0.2)
+    for error, said in (
+        (PermissionError(13, "Permission denied", str(root / "a" / ".x.tmp")), f"{root / 'a'}: Permission denied; make it readable and writable for you"),
+        (OSError(28, "No space left on device"), "the disk is full; make room"),
+    ):
+        monkeypatch.setattr(module, "write_json", lambda *_, error=error: (_ for _ in ()).throw(error))
+        capsys.readouterr()
+        assert cli.main(["report", "--run", "a"]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"error: {said}") and told.count("\n") == 1

@@ -167,6 +167,54 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
     assert not (tmp_path / "runs").exists()
 
 
+def plain_pairs(n):
+    return "".join(json.dumps({"prompt": f"What is thing {i}?", "chosen": f"It is {i}.", "rejected": "No."}) + "\n" for i in range(n))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([f"Else {i}?" for i in range(3)] * 9, "it holds 3 different prompts; sampling, choosing and testing need 30: give more"),
+        ([f"What is thing {i}?" for i in range(60)], "0 of its 60 different prompts are not in"),
+    ],
+)
+def test_prompts_that_cannot_be_dealt_are_refused_at_the_start(own_model, tmp_path, monkeypatch, capsys, prompts, message):
+    monkeypatch.setenv("RLHF_KIT_RUNS", str(tmp_path / "runs"))
+    (tmp_path / "pairs.jsonl").write_text(plain_pairs(80))
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": one}) + "\n" for one in prompts))
+    assert go(own_model, tmp_path / "pairs.jsonl", **{**SIZES, "data.prompts": tmp_path / "prompts.jsonl"}) == 2
+    error = capsys.readouterr().err
+    assert f"prompts.jsonl: {message}" in error and error.count("\n") == 1 and not (tmp_path / "runs").exists()
+
+
+def test_repeated_pairs_are_told_where_too_few_are_left(own_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RLHF_KIT_RUNS", str(tmp_path / "runs"))
+    (tmp_path / "pairs.jsonl").write_text(plain_pairs(1) * 80)
+    assert go(own_model, tmp_path / "pairs.jsonl", **SIZES) == 2
+    error = capsys.readouterr().err
+    assert "1 of its 1 usable pairs" in error and "(left out 79: " in error and error.count("\n") == 1
+
+
+def test_the_ablation_is_refused_where_its_second_iteration_would_find_no_prompts(own_model, tmp_path):
+    from rlhf_kit import inputs, profiles
+
+    (tmp_path / "pairs.jsonl").write_text(plain_pairs(80))
+    own = {"model.path": str(own_model), "data.preferences": str(tmp_path / "pairs.jsonl")}
+    with pytest.raises(KitError, match="--param ABLATION=true trains for two iterations, and data.iterations is 1"):
+        inputs.check_ablation(profiles.load_profile("byo", own))
+    for fine in ({"data.iterations": 2}, {"data.prompts": "prompts.jsonl"}):
+        inputs.check_ablation(profiles.load_profile("byo", {**own, **fine}))
+    inputs.check_ablation(profiles.load_profile("laptop", {"data.iterations": 1}))
+
+
+def test_the_ablation_of_one_iteration_starts_nothing(own_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RLHF_KIT_RUNS", str(tmp_path / "runs"))
+    (tmp_path / "pairs.jsonl").write_text(plain_pairs(80))
+    assert go(own_model, tmp_path / "pairs.jsonl", "--only", "08", "--param", "ABLATION=true", **SIZES) == 2
+    error = capsys.readouterr().err
+    assert "add --set data.iterations=2, or leave ABLATION out" in error and error.count("\n") == 1 and not (tmp_path / "runs").exists()
+
+
 def test_bad_rows_can_be_counted_instead(own_pairs, own_model, tmp_path):
     from rlhf_kit import inputs, profiles
 

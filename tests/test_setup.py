@@ -187,6 +187,29 @@ def test_make_help_lists_the_targets():
     assert "make test" in (PROJECT / ".ci" / "run").read_text()
 
 
+@pytest.mark.parametrize(("status", "made"), [(0, 0), (1, 0), (2, 2)])
+def test_make_doctor_ends_with_the_advice_where_a_profile_does_not_fit(tmp_path, status, made):
+    """Make's own `Error 1` would be the last thing read; wrong input stays an error."""
+    stand_in = tmp_path / "python"
+    stand_in.write_text(f"#!/bin/sh\necho the advice\nexit {status}\n")
+    stand_in.chmod(0o755)
+    words = ["make", "doctor", "PYTHON=true", f"PY={stand_in}", "ARGS=--profile paper"]
+    done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True)
+    assert done.stdout == "the advice\n" and bool(done.returncode) is bool(made) and ("Error" in done.stderr) is bool(made)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["doctor", "--bench", "--json"], "--bench measures this machine's speed; --set, --card and --json"),
+        (["sweep", "--experiment", "online_vs_offline", "--jobs", "0"], "--jobs 0: at least one seed runs at a time"),
+    ],
+)
+def test_options_that_say_nothing_are_refused(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RLHF_KIT_RUNS", str(tmp_path / "runs"))
+    assert cli.main(words) == 2 and capsys.readouterr().err.startswith(f"error: {message}") and not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("command", ["run", "sweep", "report", "doctor"])
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -219,6 +242,9 @@ def test_seeds_are_ranges_and_lists():
     for bad in ("", "3-1", "a", "1,,2", "-1"):
         with pytest.raises(KitError, match="must look like 0-7"):
             sweep.parse_seeds(bad)
+    for large in ("0-99999999999", "99999999999"):
+        with pytest.raises(KitError, match="seeds are below 2147483648, and a range holds at most 1000 of them"):
+            sweep.parse_seeds(large)
 
 
 @pytest.fixture

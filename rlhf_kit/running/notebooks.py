@@ -18,10 +18,9 @@ from rlhf_kit.runs import PROJECT, file_hash, stable_hash, write_text
 
 FOLDER = PROJECT / "notebooks"
 # Modules that arrange the work and cannot change a notebook's numbers; a change in them re-executes nothing.
-ARRANGING = {"__main__", "cli", "doctor", "exercises/__main__", "exercises/solutions", "inputs", "progress", "site"} | {
-    f"running/{name}" for name in "__init__ execute notebooks report results runner sweep".split()
+ARRANGING = {"__main__", "cli", "doctor", "exercises/__main__", "exercises/solutions", "inputs", "progress", "site", "speed"} | {
+    f"running/{name}" for name in "__init__ cards execute notebooks report report_text results runner sweep which".split()
 }
-ARRANGING |= {"running/cards"}  # the times in the opening cards
 
 
 @dataclass(frozen=True)
@@ -102,10 +101,10 @@ def select(folder: Path = FOLDER, only: str | None = None, start: str | None = N
             )
         return found
 
-    if only:
+    if only is not None:
         chosen = {pick(t, "--only") for t in only.split(",")}
         paths = [p for p in paths if p in chosen]
-    if start:
+    if start is not None:
         first = pick(start, "--from")
         paths = [p for p in paths if p.name >= first.name]
         if not paths:

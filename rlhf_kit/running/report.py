@@ -1,4 +1,4 @@
-"""A run's claims, metrics and policies, alone or beside another run's: printed, and written as Markdown, HTML and JSON.
+"""A run's claims, metrics and policies, alone or beside another run's: the numbers; `report_text` says how they are shown.
 
 Two runs' policies of one name are compared answer by answer where both answered the same prompts (paired, prompts
 being what varies), and as independent samples where not; the table says which. Names and statements are escaped.
@@ -6,16 +6,15 @@ being what varies), and as independent samples where not; the table says which. 
 
 from __future__ import annotations
 
-import html
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_kit import claims
 from rlhf_kit.errors import KitError
-from rlhf_kit.runs import PROJECT, open_run, read_json, write_json, write_text
+from rlhf_kit.running import which
+from rlhf_kit.running.report_text import markdown, page
+from rlhf_kit.runs import read_json, shown, write_json, write_text
 
 MEASURES = ("gold", "reward", "length")
 
@@ -27,12 +26,17 @@ def report(name: str, against: str | None = None) -> str:
     unfinished run.
     """
     found = compare(name, against)
-    folder, stem = _folder(name) / "report", "report" if against is None else f"report-against-{against}"
+    folder, name_of_files = which.existing(name) / "report", stem(against)
     text = markdown(found)
-    write_json(folder / f"{stem}.json", found)
-    write_text(folder / f"{stem}.html", page(found))
-    write_text(folder / f"{stem}.md", text + "\n")
+    write_json(folder / f"{name_of_files}.json", found)
+    write_text(folder / f"{name_of_files}.html", page(found))
+    write_text(folder / f"{name_of_files}.md", text + "\n")
     return text
+
+
+def stem(against: str | None) -> str:
+    """The name of the report's files, without their endings."""
+    return "report" if against is None else f"report-against-{against}"
 
 
 # ---------------------------------------------------------------- what there is to say
@@ -57,33 +61,37 @@ def compare(name: str, against: str | None = None) -> dict[str, Any]:
         others = {**{f"claim {c['id']}": c["value"] for c in other["claims"]}, **other["metrics"]}
         for key in [*values, *(k for k in others if k not in values)]:
             a, b = values.get(key), others.get(key)
-            both = all(isinstance(x, int | float) and not isinstance(x, bool) for x in (a, b))
-            lines.append({"metric": key, "value": a, "other": b, "difference": a - b if both else None})
+            lines.append({"metric": key, "value": a, "other": b, "difference": _less(a, b)})
         shared = [key for key in own["answers"] if key in other["answers"]]
         policies = [line for key in shared for line in _paired(key, own["answers"][key], other["answers"][key])]
     return _finite({"run": name, "against": against, "claims": own["claims"], "metrics": lines, "policies": policies,
                     "time": own["timings"]})
 
 
-def _folder(name: str) -> Path:
-    root = Path(os.environ.get("RLHF_KIT_RUNS") or PROJECT / "runs")
-    if not (root / name).is_dir():
-        there = ", ".join(sorted(p.name for p in root.glob("*") if (p / "claims.json").is_file())) or "none"
-        raise KitError(f"there is no run {name!r}; finished runs: {there}")
-    return open_run(name, root).path
+def _less(a: Any, b: Any) -> Any:
+    """a - b of two numbers, and of two lists or mappings of the same shape number by number; else None."""
+    if all(isinstance(x, int | float) and not isinstance(x, bool) for x in (a, b)):
+        return a - b
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        found = [_less(x, y) for x, y in zip(a, b, strict=True)]
+        return found if found and None not in found else None
+    if isinstance(a, Mapping) and isinstance(b, Mapping) and list(a) == list(b):
+        found = {key: _less(a[key], b[key]) for key in a}
+        return found if found and None not in found.values() else None
+    return None
 
 
 def _load(name: str) -> dict[str, Any]:
-    folder = _folder(name)
+    folder = which.existing(name)
     if not (folder / "claims.json").is_file():
         raise KitError(f"run {name!r} has not finished; `python -m rlhf_kit run --run {name}` goes on with it")
-    found = {x: read_json(folder / f"{x}.json") for x in ("claims", "metrics", "timings")}
-    return {**found, "answers": _answers(folder)}
+    return {**which.results(folder), "answers": _answers(folder)}
 
 
 def _answers(folder: Path) -> dict[tuple[str, float], list[dict]]:
     """(policy, temperature) -> rows of the final evaluation; where stages share a policy's name the newest counts."""
     import pyarrow.parquet as pq
+    from pyarrow.lib import ArrowException
 
     stages = []
     for manifest in folder.glob("evaluation-*/manifest.json"):
@@ -92,10 +100,14 @@ def _answers(folder: Path) -> dict[tuple[str, float], list[dict]]:
             stages.append((facts["started"], manifest.parent / "rows.parquet"))
     found: dict[tuple[str, float], list[dict]] = {}
     for _, path in sorted(stages):
-        known = pq.read_schema(path).names
         wanted = ["policy", "temperature", "prompt_id", "sample", "category", *MEASURES]
+        try:
+            known = pq.read_schema(path).names
+            rows = pq.read_table(path, columns=[c for c in wanted if c in known]).to_pylist()
+        except (OSError, ArrowException):
+            raise KitError(f"{shown(path)} cannot be read; remove its folder, and the run makes it again") from None
         fresh: dict[tuple[str, float], list[dict]] = {}
-        for row in pq.read_table(path, columns=[c for c in wanted if c in known]).to_pylist():
+        for row in rows:
             fresh.setdefault((row["policy"], row["temperature"]), []).append(row)
         found |= fresh
     return found
@@ -166,106 +178,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(k): _finite(v) for k, v in value.items()}
     return [_finite(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-# ---------------------------------------------------------------- how it is shown
-
-
-def _tables(found: Mapping) -> list[tuple[str, str, list[str], list[list[Any]]]]:
-    """(heading, note, columns, rows) of each table behind the claims."""
-    against, name = found["against"], found["run"]
-    everything = [line for line in found["policies"] if line["category"] == "all"]
-    plain = [line for line in found["metrics"] if not any(_is_table(line.get(side)) for side in ("value", "other"))]
-    names = [[line["policy"], f"{line['temperature']:g}", line["measure"]] for line in everything]
-    if against is None:
-        metrics = [[line["metric"], line["value"]] for line in plain]
-        rows = [[*who, line["value"], _interval(line), line["n"]] for who, line in zip(names, everything, strict=True)]
-        tables = [("Metrics", "", ["metric", "value"], metrics),
-                  ("Policies", "Means over prompts with 95 % intervals.",
-                   ["policy", "temperature", "measure", "value", "interval", "prompts"], rows)]
-    else:
-        metrics = [[line["metric"], line["value"], line["other"], line["difference"]] for line in plain]
-        rows = [[*who, line["value"], line["other"], line["difference"], _interval(line), _p(line["p"]),
-                 "paired" if line["paired"] else "prompts differ", line["n"]] for who, line in zip(names, everything, strict=True)]
-        note = (f"{name} less {against}; 95 % intervals over prompts. This says how sure the difference between these two sets of "
-                "weights is, not what another seed would give.")
-        tables = [("Metrics", "", ["metric", name, against, "difference"], metrics),
-                  ("Policies", note, ["policy", "temperature", "measure", name, against, "difference", "interval", "p", "compared",
-                                      "prompts"], rows)]
-    tables += [_measured(line, name, against) for line in found["metrics"] if line not in plain]
-    time = found["time"]
-    hours = [[n, s, time["peak_memory_mb"].get(n, "")] for n, s in time["notebooks"].items()]
-    tables.append(("Time", "", ["notebook", "seconds", "peak MB"], [*hours, ["total", time["total_seconds"], ""]]))
-    return [table for table in tables if table[3] or table[0] == "Metrics"]
-
-
-def _is_table(value: Any) -> bool:
-    """Whether a metric is rows of plain values, as lessons 05 and 09 record benches, win rates, ratings and the like."""
-    return (isinstance(value, list) and bool(value) and all(isinstance(row, Mapping) for row in value)
-            and not any(isinstance(cell, Mapping | list | tuple) for row in value for cell in row.values()))
-
-
-def _measured(line: Mapping, name: str, against: str | None) -> tuple[str, str, list[str], list[list[Any]]]:
-    """A metric that is a table, with `against` the rows of both runs one below the other."""
-    sides = [(run, line.get(side)) for run, side in ((name, "value"), (against, "other")) if _is_table(line.get(side))]
-    columns = list(dict.fromkeys(column for _, rows in sides for row in rows for column in row))
-    shown = [[run, *(row.get(column) for column in columns)] for run, rows in sides for row in rows]
-    if against is None:
-        return line["metric"], "", columns, [row[1:] for row in shown]
-    lacking = {name, against} - {run for run, _ in sides}
-    return line["metric"], f"Not measured in {lacking.pop()}." if lacking else "", ["run", *columns], shown
-
-
-def markdown(found: Mapping) -> str:
-    """The content of `compare` as Markdown."""
-    lines = [f"# Run {_cell(found['run'])}", "", "## Claims", "", _safe(claims.table(found["claims"]))]
-    for heading, note, columns, rows in _tables(found):
-        lines += ["", f"## {heading}", ""] + ([note, ""] if note else [])
-        lines += ["| " + " | ".join(map(_cell, columns)) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
-        lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def page(found: Mapping) -> str:
-    """The content of `compare` as one HTML page that fetches nothing; everything is escaped."""
-    from rlhf_kit.site.page import style
-
-    text = lambda value: html.escape(_text(value), quote=True)  # noqa: E731
-    title = f"Run {found['run']}" + (f" against {found['against']}" if found["against"] else "")
-    known = [[c["status"], c["id"], claims.value_text(c), claims.band_text(c["band"]), c["statement"]] for c in found["claims"]]
-    parts = [f"<h1>{text(title)}</h1>"]
-    tables = [("Claims", "", ["status", "claim", "value", "band", "statement"], known), *_tables(found)]
-    for heading, note, columns, rows in tables:
-        head = "".join(f"<th>{text(c)}</th>" for c in columns)
-        body = "".join("<tr>" + "".join(f'<td class="{_class(v)}">{text(v)}</td>' for v in row) + "</tr>\n" for row in rows)
-        parts.append(f"<h2>{text(heading)}</h2>\n<p>{text(note)}</p>\n<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>")
-    policy = "default-src 'none'; style-src 'unsafe-inline'"
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title>\n'
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{style()}</style></head>\n<body><main>\n'
-            + "\n".join(parts) + "\n</main></body></html>\n")
-
-
-def _interval(line: Mapping) -> str:
-    return f"{_text(line['low'])} to {_text(line['high'])}"
-
-
-def _p(p: float | None) -> str:
-    return "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _safe(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _cell(value: Any) -> str:
-    """One cell of a Markdown table: mark-up, bars and line breaks become harmless."""
-    return " ".join(_safe(_text(value)).replace("|", "&#124;").split())
-
-
-def _class(value: Any) -> str:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return "num" if number else value if value in ("holds", "outside", "inconclusive") else ""

@@ -69,13 +69,18 @@ def run_course(options: Options) -> tuple[int, Run]:
     before anything starts, for an unknown profile, notebook or parameter, a wrong type, a model or file of
     yours that cannot be used, or a run that is being run.
     """
-    if options.seed < 0:
-        raise KitError(f"--seed {options.seed}: the seed must be 0 or more")
+    if not 0 <= options.seed < 2**31:
+        raise KitError(f"--seed {options.seed}: the seed must be between 0 and {2**31 - 1}")
     books = notebooks.select(options.folder, options.only, options.start)
+    for name, option in {"PROFILE": "--profile", "SEED": "--seed", "RUN": "--run"}.items():
+        if name in options.params:
+            raise KitError(f"--param {name}: the run itself sets this parameter; give {option}")
     profile = profiles.load_profile(options.profile, options.sets)
     injected = notebooks.check_parameters(books, options.params)
     machine = profiles.resolve(profile)
     told = inputs.check(profile)
+    if any(given.get("ABLATION") is True for given in injected.values()):
+        inputs.check_ablation(profile)
     if options.sets and profile.data.kind == "world":
         # bands were recorded for the shipped values, so a changed profile must not be judged by them
         profile = profile.model_copy(update={"name": f"{profile.name}-changed"})

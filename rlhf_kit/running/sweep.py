@@ -24,6 +24,7 @@ from rlhf_kit.machine import child_environment, usable_cores
 from rlhf_kit.progress import clock
 from rlhf_kit.runs import PROJECT, Run, environment, open_run, read_json, shown, stable_hash, write_json
 
+MOST_SEEDS = 1000  # of one range; more is a slip of the keyboard
 # Modules of the world that decide a seed's numbers; the corpus does so through the base model alone.
 WORLD = ("annotator", "gold", "lexicon", "prompts", "writing")
 
@@ -35,7 +36,10 @@ def parse_seeds(text: str) -> list[int]:
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if not match or (match.group(2) and int(match.group(2)) < int(match.group(1))):
             raise KitError(f"--seeds {text!r} must look like 0-7 or 0,2,5")
-        seeds += range(int(match.group(1)), int(match.group(2) or match.group(1)) + 1)
+        first, last = int(match.group(1)), int(match.group(2) or match.group(1))
+        if last >= 2**31 or last - first >= MOST_SEEDS:
+            raise KitError(f"--seeds {text!r}: seeds are below {2**31}, and a range holds at most {MOST_SEEDS} of them")
+        seeds += range(first, last + 1)
     return sorted(set(seeds))
 
 
@@ -99,6 +103,8 @@ def sweep(experiment: str, profile_name: str, seeds: list[int], jobs: int = 1) -
     from rlhf_kit.running import experiments
 
     experiments.known(experiment)
+    if jobs < 1:
+        raise KitError(f"--jobs {jobs}: at least one seed runs at a time")
     profile = profiles.load_profile(profile_name)
     machine = profiles.resolve(profile)
     key = result_key(experiment, profile)

@@ -11,13 +11,12 @@ but the kit's own.
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf_kit.errors import KitError
-from rlhf_kit.running import notebooks
-from rlhf_kit.runs import PROJECT, Run, open_run, read_json, records, shown, write_text
+from rlhf_kit.running import notebooks, which
+from rlhf_kit.runs import Run, records, write_text
 from rlhf_kit.site import home
 from rlhf_kit.site.lesson import Figure, Lesson, render
 from rlhf_kit.site.page import COURSE, GENERATOR, Entry, document
@@ -31,7 +30,8 @@ def build(run: Run, out: Path | None = None) -> Path:
     Returns index.html. Pages of an earlier site that are no longer made are removed.
     """
     site = out or run.path / "site"
-    timings, found = read_json(run.path / "timings.json"), read_json(run.path / "claims.json")
+    results = which.results(run.path)
+    timings, found = results["timings"], results["claims"]
     done = records(run, "executed")
     executed = [p for p in sorted((run.path / "notebooks").glob("[0-9]*.ipynb")) if p.stem in done]
     pages = {p.stem: f"{p.stem}.html" for p in executed}
@@ -43,7 +43,7 @@ def build(run: Run, out: Path | None = None) -> Path:
     entries = [Entry("index.html", "Home"), *[Entry(pages[x.name], x.title, x.headings, "Lessons") for x in lessons]]
     entries += [Entry(file, title, group="Look it up") for file, title, _, _ in others]
     figure = _course_figure(executed, lessons)
-    body = home.home(figure, lessons, pages, found, timings, read_json(run.path / "metrics.json"), [one[:3] for one in others])
+    body = home.home(figure, lessons, pages, found, timings, results["metrics"], [one[:3] for one in others])
     said = "RLHF Workflow (arXiv 2405.07863) as notebooks that run on two CPU cores: preferences, SFT, reward model, online DPO, claims that are checked."
     texts = {"index.html": document(COURSE, said, body, entries, "index.html", run.name)}
     for one in lessons:
@@ -63,11 +63,9 @@ def publish(name: str, out: Path) -> Path:
 
     KitError if there is no such run, it holds no executed notebooks, or `out` holds something else than an earlier site.
     """
-    root = Path(os.environ.get("RLHF_KIT_RUNS") or PROJECT / "runs")
-    if not (root / name).is_dir():
-        raise KitError(f"there is no run {name!r} in {shown(root)}; `python -m rlhf_kit run` makes one")
-    run = open_run(name, quiet=True)
-    if not (run.path / "timings.json").is_file() or not records(run, "executed"):
+    run = Run(name, which.existing(name), quiet=True)
+    executed = [name for name in records(run, "executed") if (run.path / "notebooks" / f"{name}.ipynb").is_file()]
+    if not (run.path / "timings.json").is_file() or not executed:
         raise KitError(f"run {name} holds no executed notebooks; finish it with `python -m rlhf_kit run --run {name}`")
     if out.exists() and not out.is_dir():
         raise KitError(f"--out {out} is a file; name a new folder")

@@ -22,7 +22,7 @@ ICON = (
 )
 DARK = (
     "color-scheme:dark;--text:#e4e8ec;--soft:#a3adb8;--back:#14181d;--panel:#1d232a;--line:#38414b;--link:#79b8ff;"
-    "--holds:#5fd38d;--outside:#ff8a8a;--unsure:#f0c060;--paper:#fff;--word:#ff7b72"
+    "--holds:#5fd38d;--outside:#ff8a8a;--unsure:#f0c060;--paper:#fff;--word:#ff7b72;--shade:rgba(170,190,210,.38)"
 )
 
 
