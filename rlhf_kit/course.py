@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -48,7 +49,8 @@ class Course:
         for section in _SHOWN:
             values = getattr(self.profile, section).model_dump(exclude_none=True)
             values = {k: v for k, v in values.items() if not isinstance(v, Mapping)}
-            lines.append(f"  {section:14} " + ", ".join(f"{k}={v}" for k, v in values.items()))
+            told = f"  {section:14} " + ", ".join(f"{k}={v}" for k, v in values.items())
+            lines.append(textwrap.fill(told, 100, subsequent_indent=" " * 17, break_long_words=False, break_on_hyphens=False))
         return "\n".join(lines)
 
     def claim(self, id: str, value: float, interval: Sequence[float] | None = None) -> dict:

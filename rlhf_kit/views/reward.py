@@ -233,7 +233,7 @@ def draw_both_orders(shown_first: Sequence[float], shown_second: Sequence[float]
     gap.hist(first - second, bins=np.linspace(-1, 1, 41), color=style.SKY, edgecolor="white")
     gap.axvline(0, color="black", linewidth=1)
     gap.axvline(pull, color=style.VERMILION, linestyle="--", label=f"mean: place A is worth {pull:+.3f}")
-    style.label(gap, "What the place alone is worth", "P(chosen as A) - P(chosen as B)", "pairs")
+    style.label(gap, "What the place changes, pair by pair", "P(chosen as A) - P(chosen as B)", "pairs")
     gap.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), fontsize=8.5, frameon=False)
     return fig
 

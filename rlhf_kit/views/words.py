@@ -24,6 +24,11 @@ def change(what: str, value: float, low: float | None = None, high: float | None
     return f"{what}: not told apart from no change, {size} ({ends})"
 
 
+def signed(value: float, digits: int = 2) -> str:
+    """A number with its sign; what rounds to nothing is +0.00 and never -0.00."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
+
+
 def compare(left: str, right: str, value: float, low: float | None, high: float | None, digits: int = 2) -> str:
     """One sentence on left minus right: which is higher, or that the interval covers zero."""
     if low is None or high is None or math.isnan(low) or math.isnan(high):
@@ -81,7 +86,8 @@ def learnt(low: float, beyond: Mapping[str, Any]) -> str:
     if low <= 0.5:
         return ("So this reward model has not been shown to know what the annotators prefer. Its labels may be coin tosses, "
                 "and what DPO learnt from them is no evidence of better answers.")  # fmt: skip
-    text = "So this reward model knows something of what the annotators prefer, and is wrong on the rest of the pairs."
+    text = ("So this reward model knows something of what the annotators prefer, and disagrees with the labels on the rest,\n"
+            "where some of the labels are the mistake.")  # fmt: skip
     if beyond["low"] <= 0:
         text += (f"\nIt has not been shown to know more than 'the {beyond['rule']} answer wins', "
                  f"which is right on {beyond['accuracy']:.3f} of them.")  # fmt: skip

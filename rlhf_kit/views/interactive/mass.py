@@ -18,6 +18,7 @@ LOOKS = {
     "other of SFT": (style.GREY, "o", ":"),
     "new": (style.GREEN, "s", "--"),
 }
+NAMES = {"chosen": "chosen", "rejected": "rejected", "other of SFT": "SFT's other answers", "new": "fresh answers of the last policy"}
 LISTED = 8  # answers in the table
 ROLES = tuple(LOOKS)
 MOST = 12  # lines a prompt
@@ -46,9 +47,7 @@ def draw_mass(groups: Sequence[Sequence[Mapping]], names: Sequence[str]) -> Draw
             dash,
             marker=mark,
             color=color,
-            label={"other of SFT": "SFT's other answers", "new": "fresh answers of the last policy"}.get(
-                role, role
-            ),
+            label=NAMES[role],
         )
     lines.set(xlim=(-0.2, len(names) - 0.8), ylim=(low - 1, 0.5))
     lines.set_xticks(x, names)
@@ -85,8 +84,8 @@ def draw_mass(groups: Sequence[Sequence[Mapping]], names: Sequence[str]) -> Draw
 def _told(rows: Sequence[Mapping], names: Sequence[str], upto: int, share: np.ndarray) -> str:
     chosen, rejected = (next(row["logps"] for row in rows if row["role"] == role) for role in ROLES[:2])
     if not upto:
-        return (f"Under {names[0]} the chosen answer has log-probability {chosen[0]:.1f} and the rejected one {rejected[0]:.1f} nats. All listed "
-                f"answers together hold {100 * (1 - share[-1, 0]):.1f} % of the probability.")  # fmt: skip
+        return (f"Under {names[0]} the chosen answer has log-probability {chosen[0]:.1f} and the rejected one {rejected[0]:.1f} nats. All the "
+                f"answers drawn together hold {100 * (1 - share[-1, 0]):.1f} % of the probability.")  # fmt: skip
     dc, dr = chosen[upto] - chosen[0], rejected[upto] - rejected[0]
     way = lambda d: f"{'rose' if d >= 0 else 'fell'} by {abs(d):.2f}"  # noqa: E731
     gap = f"the gap {'grew' if dc > dr else 'shrank'} by {abs(dc - dr):.2f}"
@@ -132,7 +131,7 @@ def _listed(rows: Sequence[Mapping], names: Sequence[str], upto: int) -> tuple[l
         first, now = row["logps"][0], row["logps"][upto]
         table.append(
             [
-                row["role"],
+                NAMES[row["role"]],
                 first,
                 *([now, now - first] if upto else []),
                 row["reward"],

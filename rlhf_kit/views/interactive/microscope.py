@@ -178,7 +178,7 @@ def reward_microscope(
 
         asked = [(f"{i + 1} of {len(first)}", i) for i in range(len(first))]
         made = {
-            "example": choice("answer to", asked, example, width="300px"),
+            "example": choice("prompt", asked, example, width="300px"),
             "edit": choice("edit", list(EDITS), edit),
             "text": widgets.Textarea(value=defaults["text"], description="its text, yours to change", style={"description_width": "initial"},
                                      layout={"width": "900px", "height": "70px"}),

@@ -17,6 +17,7 @@ from rlhf_kit.views.words import digits_apart
 
 TIES = {"half a win": 0.5, "left out": None, "no win": 0.0}
 DRAWS = 20
+FEW = 20  # decided prompts; from fewer an interval by the normal distribution says little
 
 
 def outcomes(
@@ -162,9 +163,10 @@ def draw_verdict(rows: Sequence[Mapping], seeds: Sequence[float] | None = None) 
         text = (f"{first} against {second} by {judge}, {heat}, on {n} prompts, {tied} of them ties: "
                 f"win rate {_with_ends(mean, low, high, 0.5, '95 % interval ')}. ")  # fmt: skip
         if len(counted) > 1 and mean != 0.5:
-            need = (1.96 * counted.std(ddof=1) / abs(mean - 0.5)) ** 2
-            text += (f"With such a win rate the interval would just reach one half at about {max(2, int(np.ceil(need)))} prompts; to be "
-                     "fairly sure (four tries in five) take twice as many. ")  # fmt: skip
+            need = (1.96 * counted.std(ddof=1) / abs(mean - 0.5)) ** 2 * n / len(counted)  # in prompts, the ties among them
+            if need >= FEW:
+                text += (f"With such a win rate the interval would just reach one half at about {int(np.ceil(need))} prompts; to be "
+                         "fairly sure (four tries in five) take twice as many. ")  # fmt: skip
         long_span.set_data([], [])
         diamond.set_data([], [])
         if length:
@@ -189,6 +191,8 @@ def draw_verdict(rows: Sequence[Mapping], seeds: Sequence[float] | None = None) 
 
 def _at_equal_length(won: np.ndarray, found: Mapping, order: np.ndarray, total: int, span, diamond) -> str:
     read = ~np.isnan(won)
+    if read.sum() < FEW:
+        return f"At equal length: not computed from {read.sum()} prompts ({FEW} are needed). "
     try:
         held = length_controlled_win_rate(
             won[read], found["first"][order][read], found["second"][order][read]
@@ -199,7 +203,7 @@ def _at_equal_length(won: np.ndarray, found: Mapping, order: np.ndarray, total: 
     x = len(won) + 0.025 * total
     span.set_data([x, x], [max(0, value - half), min(1, value + half)])
     diamond.set_data([x], [value])
-    return f"At equal length it is {_with_ends(value, value - half, value + half, 0.5)}. "
+    return f"At equal length it is {_with_ends(value, max(0, value - half), min(1, value + half), 0.5)}. "
 
 
 def is_it_really_better(
