@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -111,6 +112,7 @@ def main() -> int:
     lessons = [path for path in sorted(notebooks.FOLDER.glob("[0-9][0-9]_*.ipynb")) if "interactive=INTERACTIVE" in path.read_text(encoding="utf-8")]
     lessons = [path for path in lessons if not asked.only or path.name[:2] in asked.only.split(",")]
     worst = 0.0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ended from outside, it still ends JupyterLab and Chromium
     with tempfile.TemporaryDirectory() as folder, chromium_opened() as browser, lab_opened(Path(folder)) as lab:
         shutil.copytree(Path(os.environ.get("RLHF_KIT_RUNS") or PROJECT / "runs") / asked.run, lab.runs / asked.run)
         (lab.runs / asked.run / "lesson-01" / "my_labels.jsonl").unlink(missing_ok=True)  # of the copy: the judge begins with the first pair
