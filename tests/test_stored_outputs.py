@@ -10,7 +10,7 @@ import pytest
 from bs4 import BeautifulSoup
 from PIL import Image
 
-from rlhf_kit.running import notebooks
+from rlhf_kit.running import notebooks, outputs
 from rlhf_kit.site.lesson import render
 
 PATHS = sorted(notebooks.FOLDER.glob("[0-9][0-9]_*.ipynb"))
@@ -44,8 +44,8 @@ def faults(book) -> list[str]:
 
 def stale(books) -> list[str]:
     """Lessons whose code is not the code that made their outputs. As long as no lesson has a key, none is judged."""
-    keys = {name: notebooks.stored_key(book) for name, book in books.items()}
-    return [name for name, key in keys.items() if any(keys.values()) and key != notebooks.sources_key(books[name])]
+    keys = {name: outputs.stored_key(book) for name, book in books.items()}
+    return [name for name, key in keys.items() if any(keys.values()) and key != outputs.sources_key(books[name])]
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +59,13 @@ def test_stored_outputs_are_clean(books, name):
 
 
 def test_stored_outputs_are_current(books):
-    assert all(map(notebooks.stored_key, books.values()))
+    assert all(map(outputs.stored_key, books.values()))
     assert not stale(books), f"`make notebooks` is due: the code of {', '.join(stale(books))} was changed after its outputs were made"
 
 
 def test_counts_run_through_where_outputs_are_current(books):
     for name, book in books.items():
-        if notebooks.stored_key(book):
+        if outputs.stored_key(book):
             counts = [c.execution_count for c in book.cells if c.cell_type == "code"]
             assert counts == list(range(1, len(counts) + 1)), name
 
@@ -81,7 +81,7 @@ def test_a_stored_lesson_renders(path):
     soup = BeautifulSoup(lesson.body, "html.parser")
     assert not [c.get_text() for c in soup.select("code.tex")], "a formula that the site cannot draw"
     words = [f.alt for f in lesson.figures]
-    assert all(words) and (not notebooks.stored_key(notebooks.read(path)) or not [w for w in words if "(in the section" in w])
+    assert all(words) and (not outputs.stored_key(notebooks.read(path)) or not [w for w in words if "(in the section" in w])
 
 
 def test_a_change_after_the_execution_is_found(tmp_path):
@@ -96,7 +96,7 @@ def test_a_change_after_the_execution_is_found(tmp_path):
     nbformat.write(book, tmp_path / "executed.ipynb")
     stored = {}
     for name in ("00", "01"):
-        notebooks.clean(tmp_path / "executed.ipynb", tmp_path / "stored.ipynb")
+        outputs.clean(tmp_path / "executed.ipynb", tmp_path / "stored.ipynb")
         stored[name] = nbformat.read(tmp_path / "stored.ipynb", 4)
     assert not stale(stored) and faults(stored["00"]) == [f"cell {cells[3].id}: '/home/m' in an output"]
     assert [o.text for o in stored["00"].cells[3].outputs] == ["one line in two pieces\nanother\n"]
@@ -115,6 +115,6 @@ def test_a_progress_bar_is_not_stored_and_a_figure_beside_a_widget_is(tmp_path):
     shown = [{view: {"model_id": "1"}, "text/plain": bar}, {view: {"model_id": "2"}, "text/plain": "a slider", "image/png": picture}, {"text/plain": "a value"}]
     cell = nbformat.v4.new_code_cell("convert()", outputs=[nbformat.v4.new_output("display_data", data=data) for data in shown])
     nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": {"name": "x", "display_name": "X"}}), tmp_path / "executed.ipynb")
-    notebooks.clean(tmp_path / "executed.ipynb", tmp_path / "stored.ipynb")
+    outputs.clean(tmp_path / "executed.ipynb", tmp_path / "stored.ipynb")
     (stored,) = nbformat.read(tmp_path / "stored.ipynb", 4).cells
     assert [output.data for output in stored.outputs] == [{"text/plain": "a slider", "image/png": picture}, {"text/plain": "a value"}]

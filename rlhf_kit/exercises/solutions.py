@@ -19,7 +19,7 @@ import nbformat
 from rlhf_kit.errors import KitError
 from rlhf_kit.exercises import check_mode
 from rlhf_kit.files import write_text
-from rlhf_kit.running import notebooks
+from rlhf_kit.running import notebooks, outputs
 
 NUMBERS = (1, 2, 3)
 _FOLDED = re.compile(r"<details><summary>Solution</summary>\n\n```python\n.*?\n```\n\n</details>", re.DOTALL)
@@ -104,4 +104,4 @@ def execute(path: Path) -> None:
             )
         except papermill.PapermillExecutionError as error:
             raise KitError(f"solutions/{path.name}: {error.ename}: {error.evalue}") from None
-        notebooks.clean(made, path)
+        outputs.clean(made, path)

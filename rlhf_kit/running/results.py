@@ -10,7 +10,7 @@ import yaml
 
 from rlhf_kit import claims, site
 from rlhf_kit.errors import KitError
-from rlhf_kit.running import notebooks
+from rlhf_kit.running import notebooks, outputs
 from rlhf_kit.runs import PROJECT, Run, environment, read_json, records, shown, write_json, write_text
 
 FIGURE = PROJECT / "data" / "expected" / "summary.png"  # the README shows it
@@ -73,7 +73,7 @@ def store_outputs(run: Run, folder: Path = notebooks.FOLDER, only: Collection[st
     for name in executed:
         book = run.path / "notebooks" / f"{name}.ipynb"
         if book.is_file() and (folder / book.name).is_file():
-            notebooks.clean(book, folder / book.name)
+            outputs.clean(book, folder / book.name)
             stored.append(folder / book.name)
     if not stored:
         raise KitError(f"run {run.name} holds no executed notebooks to store")
