@@ -74,16 +74,16 @@ def judge(
 ) -> dict:
     """{band, status, note} of a value at a profile.
 
-    In this order: no number is outside; without a band nothing is claimed; outside the band is outside; inside it,
+    In this order: without a band nothing is claimed; outside the band, or no number, is outside; inside it,
     an interval that covers the claim's null value makes it inconclusive; else it holds. A claim declared not
     reproduced here stays so, unless it holds after all, which its note then says. KitError for an interval that is
-    none.
+    none, where there is a band.
     """
-    if interval is not None and not (interval[0] <= interval[1] and all(map(math.isfinite, interval))):
-        raise KitError(f"claim {claim.id}: the interval {interval} has no finite ends in order; compute it again or leave it out")
     band = claim.bands.get(profile) if profile else None
+    if band and interval is not None and not (interval[0] <= interval[1] and all(map(math.isfinite, interval))):
+        raise KitError(f"claim {claim.id}: the interval {interval} has no finite ends in order; compute it again or leave it out")
     found = _by_band(claim, band, value, interval)
-    if claim.expected == "not reproduced here" and math.isfinite(value):
+    if claim.expected == "not reproduced here" and (band is None or math.isfinite(value)):
         if found["status"] == "holds":
             return {**found, "note": "declared as not reproduced here, and it holds: say so in claims.yaml"}
         return {"band": band, "status": "not reproduced here", "note": claim.why}
@@ -91,10 +91,10 @@ def judge(
 
 
 def _by_band(claim: Claim, band: Any, value: float, interval: tuple[float, float] | None) -> dict:
-    if not math.isfinite(value):
-        return {"band": band, "status": "outside", "note": "not a number"}
     if band is None:
         return {"band": None, "status": "inconclusive", "note": "no band recorded for this profile"}
+    if not math.isfinite(value):
+        return {"band": band, "status": "outside", "note": "not a number"}
     low = -math.inf if band[0] is None else band[0]
     high = math.inf if band[1] is None else band[1]
     if not low <= value <= high:

@@ -146,17 +146,6 @@ def _run(args: argparse.Namespace) -> int:
     return status
 
 
-def _named(name: str | None, against: str | None = None) -> str:
-    """The run that is named, or the newest finished one, which is then told."""
-    from rlhf_kit.running import which
-
-    if name is not None:
-        return name
-    found = which.newest(but=against)
-    print(f"run {found}, the newest of the finished runs; --run names another", file=sys.stderr)
-    return found
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command: 0 fine, 1 a notebook, claim or seed failed, or a profile does not fit, 2 wrong input, 130 interrupted."""
     args = parser().parse_args(arguments)
@@ -248,6 +237,6 @@ def _os_error(error: OSError) -> str:
         return "the disk is full; make room, and the same command continues"
     place = Path(str(error.filename))
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        place = place if place.exists() else place.parent  # a file that cannot be made is its folder's matter
+        place = place if os.path.exists(place) else place.parent  # a file that cannot be made is its folder's matter
         return f"{place}: {error.strerror}; make it readable and writable for you, or name another (all runs lie in RLHF_KIT_RUNS)"
     return f"{place}: {error.strerror}"

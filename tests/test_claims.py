@@ -93,6 +93,7 @@ def test_a_declared_failure_can_be_reproduced_and_can_be_no_number():
     assert found["status"] == "holds" and "say so in claims.yaml" in found["note"]
     assert claims.judge(declared, "laptop", math.nan)["status"] == "outside"
     assert claims.judge(declared, "smoke", 0.9)["status"] == "not reproduced here"
+    assert claims.judge(one(), "byo", math.nan, (math.nan, math.nan))["status"] == "inconclusive"  # nothing is claimed there
 
 
 @pytest.mark.parametrize("interval", [(math.nan, math.nan), (0.9, 0.1), (0.1, math.inf)])
@@ -135,6 +136,20 @@ def test_claims_that_no_lesson_made_are_missing(run):
     claims.claim(run, banded[2], 0.9, profile="smoke")  # recorded at another profile: no word on this one
     assert claims.missing(run, "laptop") == [banded[0], *banded[2:]]
     assert claims.missing(run, "laptop-changed") == []
+
+
+def test_a_whole_run_fails_where_a_claim_was_not_made(run, monkeypatch, capsys):
+    from rlhf_kit import site
+    from rlhf_kit.running import results
+
+    monkeypatch.setattr(site, "build", lambda run: run.path / "index.html")
+    for one in claims.load_claims().values():
+        if band := one.bands.get("laptop"):
+            claims.claim(run, one.id, next(end for end in band if end is not None) + 1e-7, profile="laptop")
+    assert results.conclude(run, "laptop") == 0
+    (run.path / "records" / "claims" / "kl-grows.json").unlink()
+    assert results.conclude(run, "laptop") == 1 and "claimed by no lesson of this run: kl-grows" in capsys.readouterr().out
+    assert results.conclude(run) == 0  # some of the lessons
 
 
 def test_the_profile_comes_from_the_course(run):

@@ -10,11 +10,13 @@ import warnings
 import weakref
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from rlhf_kit import chat, losses, models, training
+from rlhf_kit import chat, losses, models, online, training
 from rlhf_kit.errors import KitError
 from rlhf_kit.trainers import common as training_common
 from rlhf_kit.trainers import dpo as training_dpo
@@ -451,3 +453,21 @@ def test_encoded_conversations_are_the_chats(tokenizer):
     """The cut keeps what `chat` wrote; nothing is encoded a second way."""
     talk = [*LONG, {"role": "assistant", "content": "A bear."}]
     assert sft_encoder(tokenizer, 1000, "keep_end")({"messages": talk}, 0)["input_ids"] == chat.encode_conversation(tokenizer, talk)
+
+
+def test_the_loop_over_folders_trains_adapters(tiny_folder, tiny_rows, machine, settings, tmp_path):
+    """Two iterations: each leaves the adapter of its own, and the second trains on from the first."""
+
+    class Longer:
+        def score(self, prompts, texts):
+            return [float(len(text)) for text in texts]
+
+    sampling = SimpleNamespace(n=4, temperature=1.0, top_p=1.0, max_new_tokens=8, batch_size=8)
+    labeling = SimpleNamespace(rule="max_min", length_penalty=0.0, length_unit="chars", min_margin=0.0, max_pairs=None)
+    dpo = SimpleNamespace(**{**vars(settings), "reference": "sft", "warm_start": True})
+    batches = [[{"prompt_id": f"{t}-{i}", "prompt": row["prompt"]} for i, row in enumerate(tiny_rows.pairs[:8])] for t in (1, 2)]
+    made = online.online_dpo(tiny_folder, Longer(), batches, tmp_path, sampling=sampling, labeling=labeling, dpo=dpo, machine=machine,
+                             max_length=LIMIT, lora=LORA)  # fmt: skip
+    first, second = (Path(one.policy) for one in made)
+    adapters = [next(iter(folder.rglob("adapter_model.safetensors"))).read_bytes() for folder in (first, second)]
+    assert adapters[0] != adapters[1]

@@ -14,7 +14,7 @@ import types
 
 import pytest
 
-from rlhf_kit import cli, doctor, profiles, runs
+from rlhf_kit import cli, doctor, profiles
 from rlhf_kit.errors import KitError
 from rlhf_kit.running import sweep
 from rlhf_kit.runs import PROJECT
@@ -252,7 +252,8 @@ def experiments(tmp_path, monkeypatch):
     """A stand-in for rlhf_kit.running.experiments, in this process and in the seeds' own."""
     source = (
         "import os, types\n"
-        "def known(name): return types.SimpleNamespace(shared_models_every=2)\n"
+        "FINAL_SAMPLES = 4\n"
+        "def known(name): return types.SimpleNamespace(shared_models_every=2, arms={'a': types.new_class}, primary=('a', 'a'))\n"
         "def profile_of(name, profile): return profile\n"
         "def run_seed(name, profile, seed):\n"
         "    if seed == 2: raise RuntimeError('seed two fails')\n"
@@ -287,27 +288,12 @@ def test_a_sweep_keeps_finished_seeds_and_summarises(experiments, capsys):
     assert json.loads((experiments / "seed-1.json").read_text()) == first
     assert "seed two fails" in (experiments / "logs" / "seed-2.log").read_text()
     assert json.loads((experiments / "summary.json").read_text())["mean"] == 20
+    (experiments / "seed-1.json").write_text(json.dumps({**first, "code": "of before"}))
+    assert cli.main([*arguments, "--seeds", "0-1"]) == 0  # what other code made is made again
+    assert "seed 0: found" in (out := capsys.readouterr().out) and "seed 1: done" in out
+    (experiments / "seed-0.json").write_text(json.dumps({**json.loads((experiments / "seed-0.json").read_text()), "threads": 99}))
+    assert cli.main([*arguments, "--seeds", "0-1"]) == 0 and "different numbers of threads" in capsys.readouterr().out
 
-
-def test_reports_show_a_run_alone_and_against_another(tmp_path, monkeypatch, capsys):
-    from rlhf_kit import claims
-    from rlhf_kit.running import results
-
-    monkeypatch.setenv("RLHF_KIT_RUNS", str(tmp_path))
-    for name, value in (("one", 1.5), ("two", 1.0)):
-        run = runs.open_run(name, quiet=True)
-        runs.record(run, "metrics", "gold", value)
-        claims.claim(run, "kl-grows", value, profile="laptop")
-        results.write_results(run)
-    capsys.readouterr()
-    assert cli.main(["report", "--run", "one"]) == 0
-    out = capsys.readouterr().out
-    assert "| gold | 1.5 |" in out and "kl-grows" in out
-    assert cli.main(["report", "--run", "one", "--against", "two"]) == 0
-    out = capsys.readouterr().out
-    assert "| gold | 1.5 | 1 | 0.5 |" in out and "| claim kl-grows | 1.5 | 1 | 0.5 |" in out
-    assert cli.main(["report", "--run", "three"]) == 2
-    assert "there is no run 'three'; finished runs: one, two" in capsys.readouterr().err
 
 
 def test_usage_pings_are_off_wherever_the_kit_is_imported_first():

@@ -92,11 +92,17 @@ def test_verdict_against_plain_computation(tmp_path):
     made.set(prompts=40, length=True)
     held = length_controlled_win_rate(won, found["first"], found["second"])
     assert f"win rate {won.mean():.2f}" in made.said.text and f"At equal length it is {held['lc_win_rate'] / 100:.2f}" in made.said.text
-    need = math.ceil((1.96 * won.std(ddof=1) / abs(won.mean() - 0.5)) ** 2)
-    assert "by gold, temperature 1, on 40 prompts" in made.said.text and f"just reach one half at about {need} prompts" in made.said.text
-    assert "take twice as many" in made.said.text
+    assert "by gold, temperature 1, on 40 prompts" in made.said.text and "just reach one half" not in made.said.text  # at 13: too few to say
     made.controls["temperature"].value = 0.0
-    assert "by gold, greedy, on 40 prompts" in made.said.text
+    won = verdict.scored(verdict.outcomes(rows, "online-1", "sft", 0.0, "gold")["gap"], "half a win")
+    need = math.ceil((1.96 * won.std(ddof=1) / abs(won.mean() - 0.5)) ** 2)
+    assert "by gold, greedy, on 40 prompts" in made.said.text and f"just reach one half at about {need} prompts" in made.said.text
+    assert "take twice as many" in made.said.text
+    made.controls["ties"].value = "left out"  # counted in prompts, ties among them
+    won = won[won != 0.5]
+    need = math.ceil((1.96 * won.std(ddof=1) / abs(won.mean() - 0.5)) ** 2 * 40 / len(won))
+    assert f"just reach one half at about {need} prompts" in made.said.text
+    made.controls["ties"].value = "half a win"
     made.controls["seeds_used"].value = 1
     assert "no interval" in made.said.text
 

@@ -1,4 +1,4 @@
-"""Be the judge: labels are saved at once and never lost, and set beside the truth; chat answers a prompt of yours."""
+"""Be the judge: labels are saved at once and never lost, and set beside the truth."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def arena_hard_scores(rows: Sequence[Mapping], baseline: str, style: bool = Fals
     """One dict a model, the best first: model, score, low, high (percent), n (questions), and for the baseline 50.
 
     rows: dicts with model, question_id, outcomes (list of numbers in [0, 1] from both orders, strong ones repeated), and for
-    `style` also style and baseline_style (`style_of` of the two answers). See `exporters.read_arena_hard`. A row without
+    `style` also style and baseline_style (`style_of` of the two answers). See `importers.read_arena_hard`. A row without
     outcomes is a KitError.
     """
     if not rows:

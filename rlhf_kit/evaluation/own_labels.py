@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_kit.evaluation.statistics import share_interval
+from rlhf_kit.evaluation.statistics import share_of
 
 FEATURES = ("longer", "words of the prompt", "says it twice", "friendly words", "refuses")
 _FRIENDLY = re.compile(r"\b(please|thank|thanks|nice|hope|glad|welcome|help|happy)\b", re.I)
@@ -63,13 +63,13 @@ def compared(pairs: Sequence[Mapping], taken: Mapping[str, str]) -> dict[str, An
     for name, says in judges.items():
         both = labelled[says[labelled] != 0]
         if len(both):
-            agreement[name] = (*_share(mine[both] == says[both]), len(both))
+            agreement[name] = (*share_of(mine[both] == says[both]), len(both))
             weights[name] = fit(vectors[both] * says[both, None])
     judge = "the truth" if "the truth" in judges else "the file's label"
     rest = np.flatnonzero((mine == 0) & (judges[judge] != 0))
     guess = np.sign(vectors[rest] @ weights["these labels"])
     elsewhere = (
-        (*_share((guess * judges[judge][rest] + 1) / 2), len(rest)) if len(rest) else None
+        (*share_of((guess * judges[judge][rest] + 1) / 2), len(rest)) if len(rest) else None
     )
     size = lambda i: abs(pairs[i]["chosen_gold"] - pairs[i]["rejected_gold"]) if judge == "the truth" else 0.0  # noqa: E731
     against = sorted((int(i) for i in labelled if judges[judge][i] * mine[i] < 0), key=lambda i: -size(i))
@@ -81,8 +81,3 @@ def compared(pairs: Sequence[Mapping], taken: Mapping[str, str]) -> dict[str, An
         "against": against,
         "labels": len(labelled),
     }
-
-
-def _share(hits: Sequence[float]) -> tuple[float, float, float]:
-    mean = float(np.mean(hits))
-    return mean, *map(float, share_interval(mean, len(hits)))

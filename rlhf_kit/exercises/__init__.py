@@ -142,10 +142,10 @@ def _watched(function: FunctionType) -> FunctionType:
             with warnings.catch_warnings():  # what NumPy warns of becomes nan or inf, of which the sentence speaks
                 warnings.simplefilter("ignore", RuntimeWarning)
                 value = function(*arguments, **named)
-            if isinstance(value, Iterator):  # a generator counts as the list that it yields
-                value = list(islice(value, ENDLESS))
-                if len(value) == ENDLESS:
-                    raise Mistake(f"your {function.__name__} yields without end, or more than {ENDLESS:,} values")
+                if isinstance(value, Iterator):  # a generator counts as the list that it yields
+                    value = list(islice(value, ENDLESS))
+                    if len(value) == ENDLESS:
+                        raise Mistake(f"your {function.__name__} yields without end, or more than {ENDLESS:,} values")
         except (Mistake, NotAttempted):
             raise
         except NotImplementedError:

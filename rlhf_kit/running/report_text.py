@@ -35,7 +35,7 @@ def markdown(found: Mapping) -> str:
     """The content of `report.compare` as Markdown."""
     of = f" of {found['run']}" if found["against"] else ""
     *lines, count = claims.table(found["claims"]).splitlines()
-    lines = [f"# {_cell(title(found))}", "", f"## Claims{_cell(of)}", "", *map(_safe, lines), *([""] if lines else []), count]
+    lines = [f"# {_cell(title(found))}", "", f"## {_cell('Claims' + of)}", "", *map(_safe, lines), *([""] if lines else []), count]
     for table in tables(found):
         lines += ["", f"## {_cell(table.heading)}", ""] + ([_safe(table.note), ""] if table.note else [])
         rule = ["---:" if right else "---" for right in _right(table)]

@@ -49,8 +49,7 @@ def result_key(experiment: str, profile: profiles.Profile) -> str:
 
     plan = experiments.known(experiment)
     arms = [[arm, inspect.getsource(make).strip()] for arm, make in plan.arms.items()]
-    measured = inspect.getsource(experiments.run_seed)
-    design = [arms, plan.primary, plan.shared_models_every, experiments.FINAL_SAMPLES, measured]
+    design = [arms, plan.primary, plan.shared_models_every, experiments.FINAL_SAMPLES]
     settings = experiments.profile_of(experiment, profile).model_dump(mode="json", exclude={"pairwise", "evaluation"})
     rules = code_hash([PROJECT / "rlhf_kit" / "world" / f"{name}.py" for name in WORLD])
     rows = source_key("data/world")

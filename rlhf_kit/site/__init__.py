@@ -64,7 +64,7 @@ def publish(name: str, out: Path) -> Path:
     KitError if there is no such run, it holds no executed notebooks, or `out` holds something else than an earlier site.
     """
     run = Run(name, which.existing(name), quiet=True)
-    executed = [name for name in records(run, "executed") if (run.path / "notebooks" / f"{name}.ipynb").is_file()]
+    executed = [book for book in records(run, "executed") if (run.path / "notebooks" / f"{book}.ipynb").is_file()]
     if not (run.path / "timings.json").is_file() or not executed:
         raise KitError(f"run {name} holds no executed notebooks; finish it with `python -m rlhf_kit run --run {name}`")
     if out.exists() and not out.is_dir():

@@ -17,7 +17,7 @@ from rlhf_kit.views.words import digits_apart
 
 TIES = {"half a win": 0.5, "left out": None, "no win": 0.0}
 DRAWS = 20
-FEW = 20  # decided prompts; from fewer an interval by the normal distribution says little
+FEW = 20  # prompts; an interval by the normal distribution says little from fewer
 
 
 def outcomes(
@@ -192,7 +192,7 @@ def draw_verdict(rows: Sequence[Mapping], seeds: Sequence[float] | None = None) 
 def _at_equal_length(won: np.ndarray, found: Mapping, order: np.ndarray, total: int, span, diamond) -> str:
     read = ~np.isnan(won)
     if read.sum() < FEW:
-        return f"At equal length: not computed from {read.sum()} prompts ({FEW} are needed). "
+        return f"At equal length: not computed from {read.sum()} prompts that count ({FEW} are needed). "
     try:
         held = length_controlled_win_rate(
             won[read], found["first"][order][read], found["second"][order][read]
