@@ -17,8 +17,9 @@ from rlhf_kit.files import locked
 from rlhf_kit.running import notebooks
 
 PATHS = sorted(notebooks.FOLDER.glob("[0-9][0-9]_*.ipynb"))
-# At smoke a policy moves by hundredths of a nat, which is less than a pixel; the words tell the step.
-IN_WORDS = {("force-field", "place in its path")}
+# At smoke a policy moves by hundredths of a nat, which is less than a pixel, and there are too few prompts for a win rate at
+# equal length; the words tell both.
+IN_WORDS = {("force-field", "place in its path"), ("verdict", "hold the length equal")}
 
 
 def code(path) -> str:
