@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,7 @@ def draw_chat(names: Sequence[str], examples: Sequence[Mapping]) -> Drawing:
         ordered = sorted(names, key=lambda name: -answers[name]["reward"])
         text = (
             "By the reward model: "
-            + ", then ".join(f"{name} ({answers[name]['reward']:.2f})" for name in ordered)
+            + ", then ".join(f"{' and '.join(same)} ({reward})" for reward, same in groupby(ordered, lambda name: f"{answers[name]['reward']:.2f}"))
             + ". "
         )
         golds = {name: answers[name].get("gold") for name in names}
