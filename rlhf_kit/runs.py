@@ -62,6 +62,7 @@ __all__ = [
     "read_rows",
     "record",
     "records",
+    "runs_folder",
     "shown",
     "stable_hash",
     "write_json",
@@ -273,11 +274,16 @@ class Run:
         return Stage(name, key, final, read_json(final / "manifest.json"), cached=True)
 
 
+def runs_folder() -> Path:
+    """The folder of all runs: $RLHF_KIT_RUNS, else the project's `runs`."""
+    return Path(os.environ.get("RLHF_KIT_RUNS") or PROJECT / "runs")
+
+
 def open_run(name: str, root: str | Path | None = None, quiet: bool = False) -> Run:
-    """Opens (makes) the folder <name> in `root`, else in $RLHF_KIT_RUNS, else in the project's `runs`."""
+    """Opens (makes) the folder <name> in `root`, else in `runs_folder()`."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise KitError(f"run name {name!r} may hold only letters, digits, '.', '_' and '-'")
-    folder = Path(root or os.environ.get("RLHF_KIT_RUNS") or PROJECT / "runs").resolve() / name
+    folder = Path(root or runs_folder()).resolve() / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import signal
 import sys
@@ -31,6 +30,7 @@ from browser_kit import chromium_opened, end_kernels, lab_opened, open_notebook,
 from browser_views import Control, controls, name_of, settle  # noqa: E402
 
 from rlhf_kit.running import notebooks  # noqa: E402
+from rlhf_kit.runs import runs_folder  # noqa: E402
 
 # In the kernel: what a message of the page costs, one line each.
 CLOCK = """
@@ -114,7 +114,7 @@ def main() -> int:
     worst = 0.0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ended from outside, it still ends JupyterLab and Chromium
     with tempfile.TemporaryDirectory() as folder, chromium_opened() as browser, lab_opened(Path(folder)) as lab:
-        shutil.copytree(Path(os.environ.get("RLHF_KIT_RUNS") or PROJECT / "runs") / asked.run, lab.runs / asked.run)
+        shutil.copytree(runs_folder() / asked.run, lab.runs / asked.run)
         (lab.runs / asked.run / "lesson-01" / "my_labels.jsonl").unlink(missing_ok=True)  # of the copy: the judge begins with the first pair
         told = Path(folder) / "messages.jsonl"
         parts = "".join(f"{part:>17}" for part in ("page", "kernel", "processor"))

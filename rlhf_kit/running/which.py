@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rlhf_kit.errors import KitError
-from rlhf_kit.runs import PROJECT, open_run, read_json, shown
-
-
-def root() -> Path:
-    """The folder of all runs."""
-    return Path(os.environ.get("RLHF_KIT_RUNS") or PROJECT / "runs")
+from rlhf_kit.runs import open_run, read_json, runs_folder, shown
 
 
 def finished() -> list[str]:
     """Names of the runs that have their results, the newest first."""
-    found = [path for path in root().glob("*/claims.json") if path.is_file()]
+    found = [path for path in runs_folder().glob("*/claims.json") if path.is_file()]
     return [path.parent.name for path in sorted(found, key=lambda path: (-path.stat().st_mtime_ns, path))]
 
 
@@ -27,17 +21,17 @@ def newest(but: str | None = None) -> str:
     """The run whose results are newest, `but` one that is named otherwise; KitError if there is none."""
     names = [name for name in finished() if name != but]
     if not names:
-        raise KitError(f"there is no finished run in {shown(root())}; `python -m rlhf_kit run` makes one")
+        raise KitError(f"there is no finished run in {shown(runs_folder())}; `python -m rlhf_kit run` makes one")
     return names[0]
 
 
 def existing(name: str) -> Path:
     """The folder of the run `name`; KitError naming the finished ones if there is none."""
-    if not name or not (root() / name).is_dir():
+    if not name or not (runs_folder() / name).is_dir():
         names = sorted(finished())
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise KitError(f"there is no run {name!r} in {shown(root())}; finished runs: {', '.join(names) or 'none'}{hint}")
+        raise KitError(f"there is no run {name!r} in {shown(runs_folder())}; finished runs: {', '.join(names) or 'none'}{hint}")
     return open_run(name, quiet=True).path
 
 

@@ -24,11 +24,6 @@ def change(what: str, value: float, low: float | None = None, high: float | None
     return f"{what}: not told apart from no change, {size} ({ends})"
 
 
-def signed(value: float, digits: int = 2) -> str:
-    """A number with its sign; what rounds to nothing is +0.00 and never -0.00."""
-    return f"{round(value, digits) + 0.0:+.{digits}f}"
-
-
 def compare(left: str, right: str, value: float, low: float | None, high: float | None, digits: int = 2) -> str:
     """One sentence on left minus right: which is higher, or that the interval covers zero."""
     if low is None or high is None or math.isnan(low) or math.isnan(high):

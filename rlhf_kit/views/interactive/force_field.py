@@ -11,7 +11,6 @@ from rlhf_kit.errors import KitError
 from rlhf_kit.views import style
 from rlhf_kit.views.interactive.controls import choice, magnitude, slider
 from rlhf_kit.views.interactive.panel import Drawing, Panel, Said, legend_under, present
-from rlhf_kit.views.words import signed
 
 
 def pull(chosen: Any, rejected: Any, beta: float) -> np.ndarray:
@@ -135,12 +134,12 @@ def draw_force_field(
             mark.set_data([gap], [float(pull(gap, 0.0, beta) / beta)])
         way = {True: "rose", False: "fell"}
         text = (f"{arm}, step {number:.0f}: the chosen answers of the batches {way[c >= 0]} by {abs(c):.2f} nats and the rejected ones {way[r >= 0]} "
-                f"by {abs(r):.2f}; the gap is {signed(c - r)}. Every arrow points up and to the left by equal parts: the loss asks for more chosen and less "
+                f"by {abs(r):.2f}; the gap is {c - r:+z.2f}. Every arrow points up and to the left by equal parts: the loss asks for more chosen and less "
                 f"rejected. ")  # fmt: skip
         if c < 0 and r < 0:
             text += "The path does not follow the arrows: one set of weights serves all answers, and both became less likely. "
         loss = float(np.logaddexp(0, -beta * (chosen - rejected)))
-        text += (f"Your point has the gap {signed(chosen - rejected)}: at beta {beta:.2g} the loss is {loss:.2f} nats "
+        text += (f"Your point has the gap {chosen - rejected:+z.2f}: at beta {beta:.2g} the loss is {loss:.2f} nats "
                  f"and pulls with {100 * own:.0f} % of its full force.")  # fmt: skip
         return Said(text)
 
